@@ -1,0 +1,1 @@
+"""fraudengine: screens card payments against per-merchant rules before they are authorised."""
