@@ -1,0 +1,61 @@
+# Two commands do all the set-up: `make run` serves the API with the sample merchants, `make test` runs every check.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+
+.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants schema clean
+
+help:
+	@echo "make run              install into .venv, serve the API on http://127.0.0.1:8080 with the sample merchants"
+	@echo "make test             format, lint, types, import contracts, tests (what CI runs)"
+	@echo "make test-long        the slow checks as well"
+	@echo "make format           rewrite the code in its canonical form"
+	@echo "make bench-engine     rules only, against other rule engines"
+	@echo "make bench-http       whole screenings over HTTP, against a bare FastAPI route"
+	@echo "make bench-merchants  5,000 merchants: start, memory, reload"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data,bench]'
+	@touch $(STAMP)
+
+run: $(STAMP)
+	@FRAUDENGINE_DEVELOPMENT=1 $(BIN)/fraudengine serve
+
+test: format-check lint types imports pytest
+
+.PHONY: format-check
+format-check: $(STAMP)
+	$(BIN)/ruff format --check --quiet src tests
+
+format: $(STAMP)
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix --quiet src tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check --quiet src tests
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports --no-cache
+
+pytest: $(STAMP)
+	$(BIN)/pytest -q -n 2 -m "not long"
+
+test-long: $(STAMP)
+	$(BIN)/pytest -q -n 2
+
+bench-engine: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_engine
+
+bench-http: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_http
+
+bench-merchants: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_merchants
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
