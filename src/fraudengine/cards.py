@@ -172,7 +172,7 @@ def _read_key_file(path: Path) -> CardKey:
             f"the card key file {path} cannot be opened ({error.strerror}); it must be a regular file, no link, "
             "that the running user owns"
         ) from error
-    with open(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError(f"the card key file {path} is no regular file; replace it by one")
@@ -187,7 +187,9 @@ def _read_key_file(path: Path) -> CardKey:
                 f"the card key file {path} has mode {mode:04o}, so others could read or run it; "
                 f"run: chmod 600 {path}"
             )
-        content = file.read(4097)
+        content = os.read(handle, 4097)
+    finally:
+        os.close(handle)
     if len(content) > 4096 or not content.isascii():
         raise ConfigurationError(f"the card key file {path} holds no key; make one with: {_MAKE_KEY} > {path}")
     return _read_key(content.decode(), f"the card key file {path}")

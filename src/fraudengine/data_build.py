@@ -92,7 +92,7 @@ def build_ip_country(v4: Path, v6: Path, out: Path, source_date: date | None = N
     skipped: Counter[str] = Counter()
     rows = 0
     for version, source in ((4, v4), (6, v6)):
-        for first, last, code in _read_tor_rows(source):
+        for first, last, code in _read_tor_rows(source, version):
             rows += 1
             country = read_country(code)
             if country is None:
@@ -110,7 +110,7 @@ def build_ip_country(v4: Path, v6: Path, out: Path, source_date: date | None = N
     return BuildReport(out, source_date, rows, networks, out.stat().st_size, dict(sorted(skipped.items())))
 
 
-def _read_tor_rows(path: Path) -> Iterator[tuple[int, int, str]]:
+def _read_tor_rows(path: Path, version: int) -> Iterator[tuple[int, int, str]]:
     try:
         with path.open(encoding="ascii") as lines:
             for number, line in enumerate(lines, 1):
@@ -118,20 +118,25 @@ def _read_tor_rows(path: Path) -> Iterator[tuple[int, int, str]]:
                     continue
                 try:
                     first, last, code = line.rstrip("\n").split(",")
-                    yield _read_address(first), _read_address(last), code
+                    low, high = _read_address(first, version), _read_address(last, version)
+                    if low > high:
+                        raise ValueError("the range ends before it begins")
                 except ValueError:
                     raise DataFileError(
                         f"{path}:{number}: a row is `first,last,CC` of addresses; install Debian's tor-geoipdb "
                         "again or give its files geoip and geoip6"
                     ) from None
+                yield low, high, code
     except (OSError, UnicodeDecodeError) as error:
         raise DataFileError(
             f"{path} cannot be read ({error}); install Debian's tor-geoipdb or name its files"
         ) from error
 
 
-def _read_address(text: str) -> int:
-    return int(text) if text.isdigit() else int(ipaddress.ip_address(text))
+def _read_address(text: str, version: int) -> int:
+    if version == 4:
+        return int(ipaddress.IPv4Address(int(text)))
+    return int(ipaddress.IPv6Address(text))
 
 
 def _read_generated_date(path: Path) -> date:
