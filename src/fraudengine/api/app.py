@@ -1,0 +1,222 @@
+"""The application: screenings on their own path (`screenings`), everything else through FastAPI's routes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Protocol
+
+from fastapi import FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from ..cards import find_pans, hide_pans
+from ..config import Config
+from ..diagnostics import FraudengineError
+from ..request_problems import safe_name
+from ..request_schema import ScreeningRequest
+from ..rules.ast import RuleSet
+from .answers import FieldError, Health, ProblemDocument, ProblemKind, Readiness, RuleSetAnswer, ScreeningAnswer
+from .problems import (
+    BASE,
+    INTERNAL,
+    INVALID_REQUEST,
+    KINDS,
+    MEDIA_TYPE,
+    NOT_FOUND,
+    UNKNOWN_SCREENING,
+    Kind,
+    Problem,
+    in_words,
+    problem_for,
+    problem_of_status,
+)
+from .rule_sets import describe_rule_set
+from .screenings import PATH, ScreeningEndpoint, Screens
+
+DESCRIPTION: Final = """Screens card payments before they are authorised.
+
+Ask before each authorisation; after a 3-D Secure challenge, ask again with the same `transaction_id` and its
+result. A retried call gets the recorded decision and counts once. An answer is durable before it is sent.
+Card numbers are fingerprinted on arrival and never stored; CVV is never accepted.
+Errors are RFC 9457 problem documents."""
+
+
+class ScreenerPort(Screens, Protocol):
+    """What the API needs of the screener (`service.Screener`)."""
+
+    def screening(self, id_text: str) -> bytes | None: ...
+
+    def rule_set(self, merchant: str) -> RuleSet: ...
+
+    def problems(self) -> tuple[str, ...]: ...
+
+    def ready(self) -> bool: ...
+
+
+class ScreeningApp(FastAPI):
+    """FastAPI, but `POST /v1/screenings` is answered before its middleware and routing."""
+
+    screenings: ScreeningEndpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            await self.screenings(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of the API, with the problem document that every operation refers to."""
+        described = super().openapi()
+        described["components"]["schemas"]["ProblemDocument"] = ProblemDocument.model_json_schema()
+        described["components"]["schemas"]["FieldError"] = FieldError.model_json_schema()
+        return described
+
+
+def create_app(screener: ScreenerPort, config: Config) -> ScreeningApp:
+    """The application around a screener that the caller starts and stops."""
+    app = ScreeningApp(
+        title="fraudengine",
+        version="1",
+        description=DESCRIPTION,
+        docs_url=None,  # the pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.screenings = ScreeningEndpoint(screener, config.max_body_bytes)
+    _add_problem_handlers(app)
+    _add_screening_routes(app, screener)
+    _add_other_routes(app, screener)
+    return app
+
+
+# ---- errors -----------------------------------------------------------------------------------------
+
+
+def _problem_response(problem: Problem) -> Response:
+    return Response(problem.body(), problem.status, dict(problem.headers))
+
+
+def _add_problem_handlers(app: FastAPI) -> None:
+    async def on_error(request: Request, error: Exception) -> Response:
+        return _problem_response(problem_for(error) or Problem(INTERNAL, INTERNAL.help))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        response = _problem_response(problem_of_status(error.status_code))
+        if allow := (error.headers or {}).get("allow", (error.headers or {}).get("Allow")):
+            response.headers["allow"] = allow
+        return response
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        problems = tuple((safe_name(details["loc"][-1]), "is not valid") for details in error.errors())
+        return _problem_response(Problem(INVALID_REQUEST, in_words(problems), problems))
+
+    app.add_exception_handler(FraudengineError, on_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(Exception, on_error)  # its traceback goes to the log
+
+
+def _documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
+    """The problems that an operation answers, for OpenAPI."""
+    schema = {"$ref": "#/components/schemas/ProblemDocument"}
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        example = {"type": kind.uri, "title": kind.title, "status": kind.status, "detail": kind.help}
+        held = by_status.setdefault(
+            kind.status, {"description": kind.title, "content": {MEDIA_TYPE: {"schema": schema, "examples": {}}}}
+        )
+        held["content"][MEDIA_TYPE]["examples"][kind.name] = {"value": example}
+    return by_status
+
+
+# ---- routes -----------------------------------------------------------------------------------------
+
+
+def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
+    post = ("not-json", "invalid-transaction", "unknown-merchant", "request-timeout", "too-large")
+    after = ("unsupported-media-type", "internal-error", "store-unavailable")
+
+    @app.post(
+        PATH,
+        tags=["screenings"],
+        summary="Decide on one payment attempt",
+        response_model=ScreeningAnswer,
+        response_model_exclude_none=True,
+        responses=_documented(*(KINDS[name] for name in (*post, *after))),
+    )
+    async def screen(body: ScreeningRequest) -> Response:
+        """The decision on one payment attempt, recorded before it is answered.
+
+        Of a key that stands twice in the body the last one holds.
+        """
+        raise AssertionError("ScreeningApp answers this before routing; here it is documented")
+
+    @app.get(
+        PATH + "/{screening_id}",
+        tags=["screenings"],
+        summary="A screening as it was recorded",
+        response_class=JSONResponse,
+        responses=_documented(UNKNOWN_SCREENING, INVALID_REQUEST, KINDS["store-unavailable"]),
+    )
+    async def recorded(screening_id: Annotated[str, Path(max_length=64)]) -> Response:
+        document = screener.screening(screening_id)
+        if document is None:
+            return _problem_response(Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help))
+        return Response(document, 200, {"cache-control": "no-store"}, "application/json")
+
+
+def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
+    @app.get(
+        "/v1/merchants/{merchant}/rules",
+        tags=["rules"],
+        summary="The effective rule set of a merchant",
+        response_model=RuleSetAnswer,
+        responses=_documented(KINDS["unknown-merchant"], INVALID_REQUEST),
+    )
+    async def rules(merchant: Annotated[str, Path(max_length=64)]) -> RuleSetAnswer:
+        """Every rule with its origin and mode, the settings in force, the lists with their number of entries."""
+        rule_set = screener.rule_set(merchant)
+        return describe_rule_set(rule_set.name if find_pans(merchant) else merchant, rule_set)
+
+    @app.get("/healthz", tags=["operation"], summary="The process is up")
+    async def healthz() -> Health:
+        return Health(status="up")
+
+    @app.get(
+        "/readyz",
+        tags=["operation"],
+        summary="Whether screenings are answered, and what is wrong",
+        response_model=Readiness,
+        responses={503: {"model": Readiness, "description": "Screenings are not answered."}},
+    )
+    async def readyz() -> Response:
+        """200 while screenings are answered, also with older rules or data in use; `problems` says so then."""
+        ready = screener.ready()
+        answer = Readiness(ready=ready, problems=[hide_pans(text) for text in screener.problems()])
+        return JSONResponse(answer.model_dump(), 200 if ready else 503, {"cache-control": "no-store"})
+
+    @app.get(
+        BASE + "{name}",
+        tags=["problems"],
+        summary="What a problem's type means",
+        response_model=ProblemKind,
+        responses={**_documented(NOT_FOUND, INVALID_REQUEST), 200: {"model": ProblemKind}},
+    )
+    async def problem(name: Annotated[str, Path(max_length=64)]) -> Response:
+        kind = KINDS.get(name)
+        if kind is None:
+            return _problem_response(Problem(NOT_FOUND, NOT_FOUND.help))
+        document = ProblemKind(type=kind.uri, status=kind.status, title=kind.title, help=kind.help)
+        return JSONResponse(document.model_dump())
+
+    @app.get("/problems", tags=["problems"], summary="Every kind of problem")
+    async def problems() -> list[ProblemKind]:
+        return [
+            ProblemKind(type=kind.uri, status=kind.status, title=kind.title, help=kind.help)
+            for kind in KINDS.values()
+        ]
+
+    app.openapi_tags = [{"name": name} for name in ("screenings", "rules", "operation", "problems")]

@@ -1,0 +1,154 @@
+"""`fraudengine serve`: one uvicorn process on uvloop and httptools around one screener.
+
+The server owns the signals: SIGTERM and SIGINT stop accepting, finish what was accepted, then close the decision
+log. There is no access log, because a path can hold what somebody mistyped into it, a card number too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .api import ScreenerPort, create_app
+from .cards import HidePans
+from .config import Config, environment_name
+from .diagnostics import ConfigurationError, FraudengineError
+
+_log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES: Final = 32 * 1024
+KEEP_ALIVE_SECONDS: Final = 75
+GRACE_SECONDS: Final = 20
+MAX_CONNECTIONS: Final = 4096
+BACKLOG: Final = 1024
+
+
+class CannotListen(FraudengineError):
+    """The address or port cannot be had: the machine's fault, exit code 3."""
+
+
+class ServedScreener(ScreenerPort, Protocol):
+    """A screener that the server starts before the first request and stops after the last."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+def serve(config: Config, screener: ServedScreener) -> None:
+    """Serves until SIGTERM or SIGINT; prints one line to standard error when ready.
+
+    Raises ConfigurationError for a host that others could reach or for several workers, CannotListen when the
+    port is taken, and whatever the screener's start raises.
+    """
+    if config.workers != 1:
+        raise ConfigurationError(f"{environment_name('workers')} is {config.workers}; only 1 is available yet")
+    config.require_loopback()
+    with open_socket(config) as listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, screener, listening))
+
+
+def open_socket(config: Config) -> socket.socket:
+    """A socket bound to the configured address, listening once the server starts."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((config.host, config.port))
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise CannotListen(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror or error}; "
+            f"stop what uses it or set {environment_name('port')}"
+        ) from None
+    bound.setblocking(False)
+    return bound
+
+
+async def _serve(config: Config, screener: ServedScreener, listening: socket.socket) -> None:
+    await screener.start()
+    try:
+        server = _Server(
+            uvicorn.Config(
+                create_app(screener, config),
+                http=BoundedHttp,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                limit_concurrency=MAX_CONNECTIONS,
+                backlog=BACKLOG,
+            )
+        )
+        await server.serve(sockets=[listening])
+    finally:
+        await screener.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which otherwise ends the process by the signal before the log is closed."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"fraudengine: ready on http://{shown}:{port}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Closes a connection whose request line and headers pass MAX_HEAD_BYTES; httptools itself has no bound."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The request line and headers are too long.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Sends this process's log to standard error, with every card number masked."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(HidePans())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
