@@ -28,6 +28,13 @@ from ..diagnostics import BackendFault
 MESSAGE_HEAD: Final = '{"id":"0","sid":"0"'
 MESSAGE_TAIL: Final = "}"
 _MESSAGE_ID: Final = MESSAGE_HEAD + MESSAGE_TAIL
+
+# Every form holds one rule more, fired once when it is compiled. It proves that the core answers, and it makes
+# releasing safe: `delete_state` frees a pointer that only the first fired action initialises.
+PROBE_PROPERTY: Final = "z"
+PROBE_RULE: Final = f'"-":{{"all":[{{"m":{{"{PROBE_PROPERTY}":1}}}}]}}'
+_PROBE_MESSAGE: Final = f'{MESSAGE_HEAD},"{PROBE_PROPERTY}":1{MESSAGE_TAIL}'
+_PROBE_FIRED: Final = ["-"]
 _SID: Final = "0"
 
 # Answers of assert_fact and retract_fact.
@@ -38,7 +45,7 @@ _NO_RULE_FIRED: Final = 1
 MAX_FAULTS: Final = 8
 
 _owner: int | None = None
-_unused: deque[tuple[int, bool]] = deque()  # handles of forms that nobody holds, and whether each took a message
+_unused: deque[int] = deque()  # handles of forms that nobody holds any more
 
 
 def claim_core() -> None:
@@ -62,13 +69,12 @@ def require_owner() -> None:
 class CompiledForm:
     """A form, compiled by the core at its first message and released once nobody holds it."""
 
-    __slots__ = ("__weakref__", "_handle", "_took_message", "faults", "text")
+    __slots__ = ("__weakref__", "_handle", "faults", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.faults = 0
         self._handle: int | None = None
-        self._took_message = False
 
     @property
     def is_compiled(self) -> bool:
@@ -82,25 +88,12 @@ class CompiledForm:
         if handle is None:
             handle = self._compile()
         try:
-            # INVARIANT: a message has a string buffer of its own, since the core writes into it while parsing.
-            answer, state = _core.assert_fact(handle, message)
-            if answer == _NO_RULE_FIRED:
-                return []
-            if answer != _HANDLED:
-                raise BackendFault(f"durable_rules answered {answer} to a message")
-            names: list[str] = []
-            fired: str | None = _core.start_action_for_state(handle, state)[1]
-            while fired is not None:
-                names.append(fired[2])  # {"N":{"m":{...}}}
-                fired = _core.complete_and_start_action(handle, state)
-            if _core.retract_fact(handle, _MESSAGE_ID)[0] != _HANDLED:
-                raise BackendFault("durable_rules did not take its message back")
+            return _fire(handle, message)
         except BaseException as error:
             self._abandon()
             if isinstance(error, Exception) and not isinstance(error, BackendFault):
                 raise BackendFault(f"durable_rules failed: {error}") from error
             raise
-        return names
 
     def _compile(self) -> int:
         if self.faults >= MAX_FAULTS:
@@ -108,26 +101,41 @@ class CompiledForm:
         release_unused()
         try:
             handle: int = _core.create_ruleset("f", self.text)
-            self._handle = handle
-            # The core sets up its state with the first message; this one is no rule's.
-            self._took_message = True
-            answer, _ = _core.assert_fact(handle, _MESSAGE_ID)
-            if answer != _NO_RULE_FIRED:
-                raise BackendFault(f"durable_rules answered {answer} to an empty message")
-        except Exception as error:
+            if _fire(handle, _PROBE_MESSAGE) != _PROBE_FIRED:
+                raise BackendFault("durable_rules did not fire the probe of a form")
+        except BaseException as error:
             self._abandon()
-            raise BackendFault(f"durable_rules refused to compile a form: {error}") from error
+            if isinstance(error, Exception) and not isinstance(error, BackendFault):
+                raise BackendFault(f"durable_rules does not compile a form: {error}") from error
+            raise
+        self._handle = handle
         return handle
 
     def _abandon(self) -> None:
         self._handle = None
-        self._took_message = False
         self.faults += 1
 
     def __del__(self) -> None:
         # The collector may run in any thread, so that the handle is only noted here.
         if self._handle is not None:
-            _unused.append((self._handle, self._took_message))
+            _unused.append(self._handle)
+
+
+def _fire(handle: int, message: str) -> list[str]:
+    # INVARIANT: the message is a string of its own, since the core writes into its buffer while it parses.
+    answer, state = _core.assert_fact(handle, message)
+    if answer == _NO_RULE_FIRED:
+        return []
+    if answer != _HANDLED:
+        raise BackendFault(f"durable_rules answered {answer} to a message")
+    names: list[str] = []
+    fired: str | None = _core.start_action_for_state(handle, state)[1]
+    while fired is not None:
+        names.append(fired[2])  # {"N":{"m":{...}}}
+        fired = _core.complete_and_start_action(handle, state)
+    if _core.retract_fact(handle, _MESSAGE_ID)[0] != _HANDLED:
+        raise BackendFault("durable_rules did not take its message back")
+    return names
 
 
 def release_unused() -> int:
@@ -139,9 +147,8 @@ def release_unused() -> int:
     require_owner()
     released = 0
     while _unused:
-        handle, took_message = _unused.popleft()
-        if took_message:
-            _core.delete_state(handle, _SID)
+        handle = _unused.popleft()
+        _core.delete_state(handle, _SID)
         _core.delete_ruleset(handle)
         released += 1
     return released

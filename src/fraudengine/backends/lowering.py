@@ -43,6 +43,7 @@ from ..rules.ast import (
     Rule,
     StartsWith,
 )
+from .durable_core import PROBE_PROPERTY, PROBE_RULE
 
 MAX_PATHS: Final = 16
 MAX_OPERATORS: Final = 14
@@ -307,12 +308,12 @@ def _plan_form(rules: Sequence[FormRule]) -> FormPlan:
         for test in tests_of(variant.expression):
             number = numbers.setdefault(test.condition, len(numbers))
             properties[test] = f"{test.polarity.value}{number}"
-    check_no_collision(properties.values())
-    texts = (
+    check_no_collision([*properties.values(), PROBE_PROPERTY])
+    texts = [
         f'"{name}":{{"all":[{{"m":{_write(variant.expression, properties)}}}]}}'
         for name, variant in zip(RULE_NAMES, rules, strict=False)
-    )
-    return FormPlan("{" + ",".join(texts) + "}", tuple(rules), properties)
+    ]
+    return FormPlan("{" + ",".join([*texts, PROBE_RULE]) + "}", tuple(rules), properties)
 
 
 def _write(expression: Expression, properties: dict[Test, str]) -> str:
