@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fraudengine.config import PREFIX, SETTINGS, Config, read_configuration, render_settings
 from fraudengine.diagnostics import ConfigurationError
 
