@@ -68,8 +68,10 @@ class ScreeningApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The description of the API, with the problem document that every operation refers to."""
         described = super().openapi()
-        described["components"]["schemas"]["ProblemDocument"] = ProblemDocument.model_json_schema()
-        described["components"]["schemas"]["FieldError"] = FieldError.model_json_schema()
+        for model in (ProblemDocument, FieldError):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema.pop("$defs", None)
+            described["components"]["schemas"][model.__name__] = schema
         return described
 
 

@@ -1,0 +1,537 @@
+"""The HTTP face: what each address answers, every problem document, and a real server on a loopback port.
+
+The screener is a stand-in without rules, data or log; the whole path is tested with the real one elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import TypeAdapter
+
+from fraudengine.api import create_app
+from fraudengine.api.answers import ScreeningAnswer
+from fraudengine.api.problems import KINDS
+from fraudengine.cards import CardKey
+from fraudengine.config import Config
+from fraudengine.diagnostics import ConfigurationError, Span, StoreUnavailable, UnknownMerchant
+from fraudengine.facts import FactType, ListKind, Transaction
+from fraudengine.request_schema import EXAMPLE
+from fraudengine.rules.ast import (
+    All,
+    ChallengeOutcomes,
+    Compare,
+    DeclaredList,
+    ListEntry,
+    ListName,
+    Literal,
+    Mode,
+    MoneyFigures,
+    Op,
+    Outcome,
+    Rule,
+    RuleId,
+    RuleSet,
+    SettingValue,
+)
+from fraudengine.serve import CannotListen, open_socket, serve
+
+PAN = "4111111111111111"
+ROOT = Path(__file__).resolve().parents[1]
+HERE = Span("rules/platform.yaml", 7, 3, 9)
+
+RULES = RuleSet(
+    name="carthage-market",
+    description="Groceries.",
+    revision="9f2c",
+    otherwise=Outcome.ACCEPT,
+    challenge=ChallengeOutcomes(),
+    timezone="Africa/Tunis",
+    rules=(
+        Rule(
+            RuleId("amount-high"),
+            Compare("amount", FactType.MONEY, Op.OVER, MoneyFigures((("TND", 300_000),)), HERE),
+            Outcome.CHALLENGE,
+            "AMOUNT_NEEDS_3DS",
+            description="Too much without 3-D Secure.",
+            if_unknown=Outcome.CHALLENGE,
+            origin="platform",
+            span=HERE,
+        ),
+        Rule(
+            RuleId("off-one"),
+            All((), HERE),
+            Outcome.REFUSE,
+            "OFF_ONE",
+            mode=Mode.OFF,
+            off_because="nobody gave `$limit` a value",
+            origin="carthage-market",
+            span=HERE,
+        ),
+    ),
+    lists={
+        ListName("blocked"): DeclaredList(
+            ListName("blocked"), ListKind.COUNTRY, "Countries.", (ListEntry("RU"), ListEntry("KP")), "platform"
+        )
+    },
+    settings={
+        "limit": SettingValue(
+            "limit", FactType.MONEY, "A limit.", MoneyFigures((("TND", 1_500),)), "platform", "x"
+        ),
+        "hours": SettingValue("hours", FactType.INTEGER, "Hours.", Literal(3), "platform", "x"),
+        "unset": SettingValue("unset", FactType.INTEGER, "Unset.", None, "platform", ""),
+    },
+    metadata={"shop": FactType.TEXT},
+    reads=frozenset({"amount"}),
+    sources=(("rules/platform.yaml", "aa"),),
+)
+
+
+class StandIn:
+    """Answers with what it understood; fails on demand."""
+
+    def __init__(self) -> None:
+        self.card_key = CardKey(b"k" * 32)
+        self.fails: Exception | None = None
+        self.said: tuple[str, ...] = ()
+        self.is_ready = True
+        self.seen: list[Transaction] = []
+        self.delay_s = 0.0
+        self.stopped = False
+
+    async def screen(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
+        if self.delay_s:
+            print("asked", file=sys.stderr, flush=True)
+            await asyncio.sleep(self.delay_s)
+        if self.fails is not None:
+            raise self.fails
+        if transaction.merchant != "carthage-market":
+            raise UnknownMerchant(transaction.merchant)
+        self.seen.append(transaction)
+        return json.dumps({"screening_id": request_digest.hex(), "decision": "accept"}).encode()
+
+    def screening(self, id_text: str) -> bytes | None:
+        if self.fails is not None:
+            raise self.fails
+        return b'{"transaction": {}}' if id_text == "known" else None
+
+    def rule_set(self, merchant: str) -> RuleSet:
+        if merchant != RULES.name:
+            raise UnknownMerchant(merchant, refused=merchant == "refused")
+        return RULES
+
+    def problems(self) -> tuple[str, ...]:
+        return self.said
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        print("stopped", file=sys.stderr, flush=True)
+
+
+@pytest.fixture
+def screener() -> StandIn:
+    return StandIn()
+
+
+Call = Callable[..., httpx.Response]
+
+
+@pytest.fixture
+def call(screener: StandIn) -> Call:
+    app = create_app(screener, Config())
+
+    def _call(method: str, path: str, **given: Any) -> httpx.Response:
+        async def talk() -> httpx.Response:
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+                return await client.request(method, path, **given)
+
+        return asyncio.run(talk())
+
+    return _call
+
+
+def post(call: Call, described: Any, **headers: str) -> httpx.Response:
+    content = described if isinstance(described, bytes) else json.dumps(described).encode()
+    return call("POST", "/v1/screenings", content=content, headers={"content-type": "application/json", **headers})
+
+
+def expect_problem(response: httpx.Response, name: str) -> dict[str, Any]:
+    kind = KINDS[name]
+    document: dict[str, Any] = response.json()
+    assert response.status_code == kind.status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert document["type"] == f"/problems/{name}"
+    assert document["title"] == kind.title
+    assert document["status"] == kind.status
+    assert document["detail"]
+    assert PAN not in response.text
+    return document
+
+
+# ---- POST /v1/screenings ------------------------------------------------------------------------------------
+
+
+def test_a_screening_is_answered_with_the_screeners_bytes(call: Call, screener: StandIn) -> None:
+    response = post(call, EXAMPLE)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["decision"] == "accept"
+    assert screener.seen[0].transaction_id == EXAMPLE["transaction_id"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/x+json"],
+)
+def test_media_types_of_json_are_taken(call: Call, content_type: str) -> None:
+    assert post(call, EXAMPLE, **{"content-type": content_type}).status_code == 200
+
+
+def test_no_media_type_is_taken_for_json(call: Call) -> None:
+    assert call("POST", "/v1/screenings", content=json.dumps(EXAMPLE).encode()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/xml", "multipart/form-data", "application/jsonx"]
+)
+def test_other_media_types_are_refused(call: Call, content_type: str) -> None:
+    expect_problem(post(call, EXAMPLE, **{"content-type": content_type}), "unsupported-media-type")
+
+
+def test_a_compressed_body_is_refused(call: Call) -> None:
+    expect_problem(post(call, EXAMPLE, **{"content-encoding": "gzip"}), "unsupported-media-type")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 60_000, b'{"merchant": "\\ud800"}', b"\x00"], ids=lambda b: b[:9]
+)
+def test_what_is_no_json(call: Call, body: bytes) -> None:
+    document = expect_problem(post(call, body), "not-json")
+    assert document["errors"][0]["field"] == "body"
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"amount": -1}, "amount"),
+        ({"amount": "NaN"}, "amount"),
+        ({"card": {"pan": "4111111111111112"}}, "card.pan"),
+        ({"card": {"pan": PAN, "cvv": "123"}}, "card.cvv"),
+        ({"ip_address": PAN}, "ip_address"),
+        ({"currency": PAN[:16]}, "currency"),
+        ({PAN: PAN}, "(name not shown)"),
+    ],
+    ids=str,
+)
+def test_a_wrong_field_is_named(call: Call, changed: dict[str, Any], field: str) -> None:
+    document = expect_problem(post(call, {**EXAMPLE, **changed}), "invalid-transaction")
+    assert [error["field"] for error in document["errors"]] == [field]
+    assert document["detail"].startswith(field)
+
+
+def test_every_wrong_field_is_named(call: Call) -> None:
+    document = expect_problem(post(call, {**EXAMPLE, "amount": "x", "email": "x"}), "invalid-transaction")
+    assert {error["field"] for error in document["errors"]} == {"amount", "email"}
+
+
+@pytest.mark.parametrize("field", [*EXAMPLE, "device_id", "metadata", "three_ds", "unheard_of"])
+@pytest.mark.parametrize("planted", [PAN, int(PAN), [PAN], {PAN: PAN}], ids=str)
+def test_a_card_number_planted_anywhere_never_comes_back(call: Call, field: str, planted: Any) -> None:
+    assert PAN not in post(call, {**EXAMPLE, field: planted}).text
+
+
+def test_an_unknown_merchant_is_a_problem_that_does_not_repeat_it(call: Call) -> None:
+    response = post(call, {**EXAMPLE, "merchant": "nobody"})
+    document = expect_problem(response, "unknown-merchant")
+    assert document["errors"] == [{"field": "merchant", "problem": "no rule file has that name"}]
+    assert "nobody" not in response.text
+
+
+def test_a_log_that_cannot_be_written_answers_503_and_when_to_try_again(call: Call, screener: StandIn) -> None:
+    screener.fails = StoreUnavailable("disk full at /srv/state/log.db")
+    response = post(call, EXAMPLE)
+    expect_problem(response, "store-unavailable")
+    assert response.headers["retry-after"] == "1"
+    assert "/srv" not in response.text
+
+
+def test_our_own_fault_is_500_without_details(
+    call: Call, screener: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    screener.fails = ZeroDivisionError("inside")
+    with caplog.at_level(logging.ERROR):
+        response = post(call, EXAMPLE)
+    expect_problem(response, "internal-error")
+    assert "inside" not in response.text
+    assert "a screening failed" in caplog.text
+    assert PAN not in caplog.text
+
+
+@pytest.mark.parametrize("size", [65_537, 10_000_000], ids=["one byte over", "10 MB"])
+def test_a_large_body_is_refused(call: Call, size: int) -> None:
+    expect_problem(post(call, b" " * size), "too-large")
+
+
+def test_the_largest_body_is_read(call: Call) -> None:
+    body = json.dumps(EXAMPLE).encode()
+    assert post(call, body + b" " * (65_536 - len(body))).status_code == 200
+
+
+def test_a_large_body_of_no_announced_length_is_refused(call: Call) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 10_000
+
+    response = call("POST", "/v1/screenings", content=chunks(), headers={"content-type": "application/json"})
+    expect_problem(response, "too-large")
+
+
+# ---- other addresses ----------------------------------------------------------------------------------------
+
+
+def test_a_recorded_screening(call: Call, screener: StandIn) -> None:
+    response = call("GET", "/v1/screenings/known")
+    assert (response.status_code, response.json()) == (200, {"transaction": {}})
+    expect_problem(call("GET", "/v1/screenings/unknown"), "unknown-screening")
+    expect_problem(call("GET", f"/v1/screenings/{PAN}"), "unknown-screening")
+    screener.fails = StoreUnavailable("gone")
+    expect_problem(call("GET", "/v1/screenings/known"), "store-unavailable")
+
+
+def test_the_effective_rule_set(call: Call) -> None:
+    shown = call("GET", "/v1/merchants/carthage-market/rules").json()
+    assert (shown["merchant"], shown["revision"], shown["otherwise"]) == ("carthage-market", "9f2c", "accept")
+    on, off = shown["rules"]
+    assert (on["id"], on["origin"], on["mode"], on["off_because"]) == ("amount-high", "platform", "live", None)
+    assert (on["challenge_indicator"], on["reads"], on["file"], on["line"]) == (
+        "04",
+        ["amount"],
+        "rules/platform.yaml",
+        7,
+    )
+    assert (off["mode"], off["off_because"]) == ("off", "nobody gave `$limit` a value")
+    assert shown["settings"]["limit"]["value"] == {"TND": "1.500"}
+    assert shown["settings"]["hours"]["value"] == 3
+    assert shown["settings"]["unset"]["value"] is None
+    assert shown["lists"]["blocked"] == {"of": "country", "help": "Countries.", "entries": 2, "origin": "platform"}
+
+
+@pytest.mark.parametrize("merchant", ["nobody", "refused", PAN, "%0a", "x" * 64])
+def test_the_rule_set_of_nobody(call: Call, merchant: str) -> None:
+    expect_problem(call("GET", f"/v1/merchants/{merchant}/rules"), "unknown-merchant")
+
+
+def test_a_name_that_is_too_long_is_an_invalid_request(call: Call) -> None:
+    document = expect_problem(call("GET", f"/v1/merchants/{PAN * 5}/rules"), "invalid-request")
+    assert document["errors"] == [{"field": "merchant", "problem": "is not valid"}]
+
+
+def test_health_and_readiness(call: Call, screener: StandIn) -> None:
+    assert call("GET", "/healthz").json() == {"status": "up"}
+    assert call("GET", "/readyz").json() == {"ready": True, "problems": []}
+    screener.said = (f"rules/merchants/x.yaml is refused: {PAN}",)
+    degraded = call("GET", "/readyz")
+    assert degraded.status_code == 200  # the last good rules serve on
+    assert degraded.json() == {
+        "ready": True,
+        "problems": ["rules/merchants/x.yaml is refused: 411111******1111"],
+    }
+    screener.is_ready = False
+    assert call("GET", "/readyz").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/v1/screenings", "method-not-allowed"),
+        ("DELETE", "/v1/screenings/known", "method-not-allowed"),
+        ("POST", "/v1/screenings/", "not-found"),
+        ("GET", "/", "not-found"),
+        ("GET", f"/{PAN}", "not-found"),
+        ("GET", "/docs", "not-found"),
+        ("GET", "/problems/none", "not-found"),
+    ],
+)
+def test_what_is_not_there(call: Call, method: str, path: str, name: str) -> None:
+    response = call(method, path)
+    expect_problem(response, name)
+    if name == "method-not-allowed":
+        assert response.headers["allow"]
+
+
+def test_an_unexpected_fault_outside_screenings_is_500_without_details(call: Call, screener: StandIn) -> None:
+    screener.fails = ZeroDivisionError("inside")
+    response = call("GET", "/v1/screenings/known")
+    expect_problem(response, "internal-error")
+    assert "inside" not in response.text
+
+
+def test_a_problems_type_leads_to_what_it_means(call: Call) -> None:
+    kinds = call("GET", "/problems").json()
+    assert {kind["type"] for kind in kinds} == {kind.uri for kind in KINDS.values()}
+    for kind in kinds:
+        assert call("GET", kind["type"]).json() == kind
+
+
+# ---- OpenAPI ------------------------------------------------------------------------------------------------
+
+
+def test_openapi_documents_the_screening_whole(call: Call) -> None:
+    described = call("GET", "/openapi.json").json()
+    operation = described["paths"]["/v1/screenings"]["post"]
+    request = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert request["$ref"].endswith("/ScreeningRequest")
+    schemas = described["components"]["schemas"]
+    assert schemas["ScreeningRequest"]["examples"][0]["amount"] == "450.000"
+    assert schemas["ScreeningRequest"]["additionalProperties"] is False
+    assert schemas["ScreeningAnswer"]["examples"]
+    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "500", "503"}
+    for status, response in operation["responses"].items():
+        if status != "200":
+            assert list(response["content"]) == ["application/problem+json"]
+
+
+def test_openapi_refers_only_to_what_it_holds(call: Call) -> None:
+    text = call("GET", "/openapi.json").text
+    held = json.loads(text)["components"]["schemas"]
+    referred = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
+    assert referred <= set(held)
+    assert not re.findall(r'"#/\$defs/', text)
+    assert "HTTPValidationError" not in text
+
+
+def test_the_examples_of_the_documentation_are_true(call: Call) -> None:
+    schemas = call("GET", "/openapi.json").json()["components"]["schemas"]
+    for example in schemas["ScreeningRequest"]["examples"]:
+        assert post(call, example).status_code == 200
+    for example in schemas["ScreeningAnswer"]["examples"]:
+        TypeAdapter(ScreeningAnswer).validate_python(example, strict=True)
+
+
+# ---- a real server ------------------------------------------------------------------------------------------
+
+
+def serve_stand_in() -> None:
+    """What the subprocess below runs; the port and the screener's delay come as arguments."""
+    screener = StandIn()
+    screener.delay_s = float(sys.argv[2])
+    serve(Config(port=int(sys.argv[1])), screener)
+
+
+@contextmanager
+def served(delay_s: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from tests.test_api import serve_stand_in; serve_stand_in()", "0", str(delay_s)],
+        cwd=ROOT,
+        env={**environ, "PYTHONPATH": str(ROOT / "src")},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        ready = process.stderr.readline()
+        found = re.fullmatch(r"fraudengine: ready on http://127\.0\.0\.1:(\d+)\n", ready)
+        assert found, ready
+        yield process, int(found[1])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with served() as running:
+        yield running
+
+
+def test_a_real_server_screens(server: tuple[subprocess.Popen[str], int]) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server[1]}") as client:
+        assert client.get("/healthz").json() == {"status": "up"}
+        for _ in range(3):  # on one connection
+            response = client.post("/v1/screenings", json=EXAMPLE)
+            assert response.status_code == 200
+        assert response.headers["content-length"] == str(len(response.content))
+        assert "server" not in response.headers
+        expect_problem(client.post("/v1/screenings", content=b"{"), "not-json")
+
+
+def test_a_real_server_answers_a_10_mb_body(server: tuple[subprocess.Popen[str], int]) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server[1]}", timeout=30) as client:
+        expect_problem(client.post("/v1/screenings", content=b" " * 10_000_000), "too-large")
+        expect_problem(
+            client.post("/v1/screenings", content=(b" " * 100_000 for _ in range(100))), "too-large"
+        )  # chunked
+        assert client.post("/v1/screenings", json=EXAMPLE).status_code == 200
+
+
+def test_a_real_server_ends_endless_headers(server: tuple[subprocess.Popen[str], int]) -> None:
+    with socket.create_connection(("127.0.0.1", server[1]), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nx: ")
+        received = b""
+        try:
+            for _ in range(100):
+                connection.sendall(b"a" * 16_384)
+            while chunk := connection.recv(65_536):
+                received += chunk
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        assert not received or received.startswith(b"HTTP/1.1 400")
+
+
+def test_a_client_that_leaves_in_the_middle_hurts_nobody(server: tuple[subprocess.Popen[str], int]) -> None:
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", server[1]), timeout=10) as connection:
+            connection.sendall(b"POST /v1/screenings HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{")
+    with httpx.Client(base_url=f"http://127.0.0.1:{server[1]}") as client:
+        assert client.post("/v1/screenings", json=EXAMPLE).status_code == 200
+
+
+def test_shutdown_answers_what_was_accepted_and_stops_the_screener() -> None:
+    body = json.dumps(EXAMPLE).encode()
+    head = f"POST /v1/screenings HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with served(delay_s=0.5) as (process, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(head + body)
+            assert process.stderr is not None
+            assert process.stderr.readline() == "asked\n"
+            process.send_signal(signal.SIGTERM)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (out, err) == ("", "stopped\n")
+
+
+def test_a_port_in_use_is_said_clearly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1 port {port}: .*FRAUDENGINE_PORT"):
+            open_socket(Config(port=port))
+
+
+def test_other_hosts_and_several_workers_are_refused(screener: StandIn) -> None:
+    with pytest.raises(ConfigurationError, match="FRAUDENGINE_HOST"):
+        serve(Config(host="0.0.0.0"), screener)
+    with pytest.raises(ConfigurationError, match="only 1 is available yet"):
+        serve(Config(workers=2), screener)
