@@ -7,6 +7,8 @@ the address after the network), so that boundaries are met all the time rather t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from hypothesis import strategies as st
@@ -105,14 +107,17 @@ LISTS: Final[Mapping[str, tuple[ListKind, tuple[str, ...], tuple[FactName, ...]]
 }
 
 
+@cache
 def of_type(*types: FactType) -> st.SearchStrategy[FactName]:
     return st.sampled_from([name for name, fact_type in TYPES.items() if fact_type in types])
 
 
+@cache
 def monies() -> st.SearchStrategy[Money]:
     return st.builds(Money, st.sampled_from(MINORS), st.sampled_from(CURRENCIES))
 
 
+@cache
 def values_of(fact: FactName) -> st.SearchStrategy[FactValue]:
     if TYPES[fact] is FactType.MONEY:
         return monies()
@@ -121,6 +126,7 @@ def values_of(fact: FactName) -> st.SearchStrategy[FactValue]:
     return st.sampled_from(VALUES[TYPES[fact]])
 
 
+@cache
 def facts() -> st.SearchStrategy[Facts]:
     """The facts of one transaction; about every third is unknown."""
     return st.fixed_dictionaries({}, optional={name: values_of(name) for name in TYPES})
@@ -129,11 +135,13 @@ def facts() -> st.SearchStrategy[Facts]:
 # ---- conditions -----------------------------------------------------------------------------------
 
 
+@cache
 def figures() -> st.SearchStrategy[MoneyFigures]:
     table = st.dictionaries(st.sampled_from(CURRENCIES), st.sampled_from(MINORS), min_size=1)
     return table.map(lambda found: MoneyFigures(tuple(sorted(found.items()))))
 
 
+@cache
 @st.composite
 def comparisons(draw: st.DrawFn) -> Compare:
     fact = draw(st.sampled_from(sorted(TYPES)))
@@ -142,7 +150,8 @@ def comparisons(draw: st.DrawFn) -> Compare:
     op = draw(st.sampled_from(list(Op))) if ordered else Op.EQUALS
     others = [name for name, other in TYPES.items() if other is fact_type and name != fact]
     operand: Operand
-    if others and draw(st.booleans()):
+    refers: bool = draw(st.booleans())
+    if others and refers:
         operand = FactRef(draw(st.sampled_from(others)))
     elif fact_type is FactType.MONEY:
         operand = draw(figures())
@@ -153,6 +162,7 @@ def comparisons(draw: st.DrawFn) -> Compare:
     return Compare(fact, fact_type, op, operand, SPAN)
 
 
+@cache
 @st.composite
 def choices(draw: st.DrawFn) -> OneOf:
     kinds = set(FactType) - {FactType.MONEY, FactType.BOOLEAN, FactType.IP}
@@ -161,12 +171,14 @@ def choices(draw: st.DrawFn) -> OneOf:
     return OneOf(fact, TYPES[fact], tuple(v for v in values if not isinstance(v, Money)), SPAN)
 
 
+@cache
 @st.composite
 def list_tests(draw: st.DrawFn) -> InList:
     name = draw(st.sampled_from(sorted(LISTS)))
     return InList(draw(st.sampled_from(LISTS[name][2])), ListName(name), SPAN)
 
 
+@cache
 def leaves() -> st.SearchStrategy[Condition]:
     networks = st.lists(st.sampled_from(NETWORKS), min_size=1, max_size=3, unique=True).map(tuple)
     prefixes = st.sampled_from(("", "c", "c-", "c-1", "é", "e", 'a"', "a\\")).map(Literal)
@@ -180,6 +192,7 @@ def leaves() -> st.SearchStrategy[Condition]:
     )
 
 
+@cache
 def conditions(max_leaves: int = 8) -> st.SearchStrategy[Condition]:
     """Every kind of test, nested; empty `all` and `any` included."""
 
@@ -196,39 +209,48 @@ def conditions(max_leaves: int = 8) -> st.SearchStrategy[Condition]:
 
 # ---- rule sets ------------------------------------------------------------------------------------
 
+# Made once: Hypothesis spends most of its time on strategies that are made anew for each draw.
+_BOOLEANS: Final = st.booleans()
+_OUTCOMES: Final = st.sampled_from(list(Outcome))
+_MODES: Final = st.sampled_from([Mode.LIVE] * 5 + [Mode.SHADOW] * 2 + [Mode.OFF])
+_IF_UNKNOWN: Final = st.sampled_from([None, None, Outcome.CHALLENGE, Outcome.REFUSE])
+_ORIGINS: Final = st.sampled_from([PLATFORM, MERCHANT])
+_UNLESS: Final = st.none() | conditions(max_leaves=3)
+_AROUND: Final = st.none() | st.sampled_from([AS_OF_US - 1, AS_OF_US, AS_OF_US + 1])
 
+
+@cache
 @st.composite
-def rules(draw: st.DrawFn, rule_id: str) -> Rule:
+def rules(draw: st.DrawFn) -> Rule:
     """One rule; about one in eight is off, and some of those read a setting that nobody filled."""
-    mode = draw(st.sampled_from([Mode.LIVE] * 5 + [Mode.SHADOW] * 2 + [Mode.OFF]))
+    mode = draw(_MODES)
     when = draw(conditions())
-    if mode is Mode.OFF and draw(st.booleans()):
+    if mode is Mode.OFF and draw(_BOOLEANS):
         missing = Compare("amount", FactType.MONEY, Op.OVER, SettingRef("challenge_above", SPAN), SPAN)
         when = All((when, missing), SPAN)
     return Rule(
-        id=RuleId(rule_id),
+        id=RuleId("rule"),
         when=when,
-        then=draw(st.sampled_from(list(Outcome))),
+        then=draw(_OUTCOMES),
         reason="TESTED",
-        unless=draw(st.none() | conditions(max_leaves=3)),
-        if_unknown=draw(st.sampled_from([None, None, Outcome.CHALLENGE, Outcome.REFUSE])),
-        final=draw(st.booleans()),
+        unless=draw(_UNLESS),
+        if_unknown=draw(_IF_UNKNOWN),
+        final=draw(_BOOLEANS),
         mode=mode,
-        origin=draw(st.sampled_from([PLATFORM, MERCHANT])),
+        origin=draw(_ORIGINS),
         off_because="switched off" if mode is Mode.OFF else "",
         span=SPAN,
     )
 
 
+@cache
 @st.composite
 def entries(draw: st.DrawFn, value: str) -> ListEntry:
     """An entry that is in force, expired, or not added yet; its bounds may lie on `AS_OF_US` itself."""
-    around = st.none() | st.sampled_from([AS_OF_US - 1, AS_OF_US, AS_OF_US + 1])
-    return ListEntry(
-        value, reason=draw(st.sampled_from(["", "stolen"])), added_us=draw(around), expires_us=draw(around)
-    )
+    return ListEntry(value, added_us=draw(_AROUND), expires_us=draw(_AROUND))
 
 
+@cache
 @st.composite
 def declared_lists(draw: st.DrawFn) -> dict[ListName, DeclaredList]:
     found = {}
@@ -239,11 +261,12 @@ def declared_lists(draw: st.DrawFn) -> dict[ListName, DeclaredList]:
     return found
 
 
+@cache
 @st.composite
 def rule_sets(draw: st.DrawFn, max_rules: int = 8) -> RuleSet:
     """An effective rule set as the library would make it: linked, resolved, its rules sorted by id."""
     count = draw(st.integers(min_value=1, max_value=max_rules))
-    found = [draw(rules(f"rule-{number}")) for number in range(count)]
+    found = [replace(draw(rules()), id=RuleId(f"rule-{number}")) for number in range(count)]
     outcomes = st.builds(
         ChallengeOutcomes, *(st.sampled_from([Outcome.ACCEPT, Outcome.REFUSE, Outcome.CHALLENGE]) for _ in range(3))
     )
