@@ -1,0 +1,146 @@
+"""A rule of a merged file -> the rule in force: settings filled in, or off with the reason why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, assert_never
+
+from ..diagnostics import Diagnostic
+from ..facts import CATALOGUE, FactType
+from .ast import (
+    All,
+    Any,
+    Compare,
+    Condition,
+    InList,
+    InNetworks,
+    IsUnknown,
+    Literal,
+    Mode,
+    MoneyFigures,
+    Not,
+    OneOf,
+    Op,
+    Rule,
+    SettingRef,
+    StartsWith,
+)
+from .check_values import Wrong, literal
+from .checked import CheckedRule, SettingUse
+from .link_merge import Merged
+from .reachability import find_contradiction
+
+_MUST_BE_FILLED: Final = "allowed_"
+_MAY_BE_EMPTY: Final = ("trusted_", "blocked_", "blacklist")
+
+
+def make_effective(checked: CheckedRule, merged: Merged, base: Merged | None) -> Rule | list[Diagnostic]:
+    """The rule in force; the same object for every heir of `base` for whom it comes out equal."""
+    rule = checked.rule
+    if not checked.settings and not checked.lists:
+        return rule
+    missing = _off_because(checked, merged) if rule.mode is not Mode.OFF else ""
+    if missing:
+        key: tuple[object, ...] = (id(checked), missing)
+        made: Rule | list[Diagnostic] = rule
+        if base is not None and key in base.variants:
+            return _known(base, key)
+        made = replace(rule, mode=Mode.OFF, off_because=missing)
+    elif not checked.settings:
+        return rule
+    else:
+        given = tuple(merged.settings[use.name].value for use in checked.settings)
+        key = (id(checked), given)
+        if base is not None and key in base.variants:
+            return _known(base, key)
+        made = _fill_in(checked, merged)
+    if base is not None and isinstance(made, Rule):
+        base.keep(key, (checked, made))  # `checked` is kept so that its id stays its own
+    return made
+
+
+def _known(base: Merged, key: tuple[object, ...]) -> Rule:
+    rule = base.variants[key][1]
+    assert isinstance(rule, Rule)
+    return rule
+
+
+def _off_because(checked: CheckedRule, merged: Merged) -> str:
+    """Why the rule cannot work for this rule set, in a support agent's words; empty when it can."""
+    why: list[str] = []
+    for use in checked.settings:
+        if merged.settings[use.name].value is None:
+            why.append(f"nobody gave `{use.name}` a value")
+    for reads in checked.lists:
+        declared = merged.lists.get(reads.name)
+        if declared is None or declared.entries:
+            continue
+        if reads.name.startswith(_MUST_BE_FILLED) or (reads.turns_off and not reads.name.startswith(_MAY_BE_EMPTY)):
+            why.append(f"nobody filled the list `{reads.name}`")
+    return " and ".join(dict.fromkeys(why))
+
+
+def _fill_in(checked: CheckedRule, merged: Merged) -> Rule | list[Diagnostic]:
+    """The rule with its settings' values; mistakes when a value does not suit the fact it meets."""
+    rule = checked.rule
+    mistakes: list[Diagnostic] = []
+    values: dict[tuple[str, str], Literal | MoneyFigures] = {}
+    for use in checked.settings:
+        value = merged.settings[use.name].value
+        if value is None:  # the rule is off by its own word, so nothing needs to be filled in
+            return rule
+        suited = _suit(value, use, merged)
+        if isinstance(suited, Diagnostic):
+            mistakes.append(suited)
+        else:
+            values[use.name, use.fact] = suited
+    if mistakes:
+        return mistakes
+    filled = replace(
+        rule,
+        when=fill_settings(rule.when, values),
+        unless=fill_settings(rule.unless, values) if rule.unless is not None else None,
+    )
+    contradiction = find_contradiction(filled)
+    if contradiction is None:
+        return filled
+    given = [(merged.value_places[use.name], f"`{use.name}` has its value here") for use in checked.settings]
+    return [replace(contradiction, also=(*contradiction.also, *dict.fromkeys(given)))]
+
+
+def _suit(value: Literal | MoneyFigures, use: SettingUse, merged: Merged) -> Literal | MoneyFigures | Diagnostic:
+    """The setting's value as the fact's values are written, such as an e-mail in lower case."""
+    spec = CATALOGUE.get(use.fact)
+    if isinstance(value, MoneyFigures) or spec is None or isinstance(value.value, bool):
+        return value
+    read = literal(str(value.value), spec)
+    if not isinstance(read, Wrong):
+        return Literal(read)
+    also = ((use.span, f"`{use.fact}` is compared with it here"),)
+    return Diagnostic(read.code, read.message, merged.value_places[use.name], read.hint, also=also)
+
+
+def fill_settings(condition: Condition, values: dict[tuple[str, str], Literal | MoneyFigures]) -> Condition:
+    """The condition with values in the place of settings; parts without settings stay the same objects."""
+    match condition:
+        case All(conditions=inner) | Any(conditions=inner):
+            filled = tuple(fill_settings(part, values) for part in inner)
+            if all(new is old for new, old in zip(filled, inner, strict=True)):
+                return condition
+            return replace(condition, conditions=filled)
+        case Not(condition=part):
+            new = fill_settings(part, values)
+            return condition if new is part else Not(new, condition.span)
+        case Compare(fact=fact, operand=SettingRef(name=name)):
+            value = values[name, fact]
+            if condition.type is FactType.IP and condition.op is Op.EQUALS and isinstance(value, Literal):
+                return InNetworks(fact, (str(value.value),), condition.span)
+            return replace(condition, operand=value)
+        case StartsWith(fact=fact, prefix=SettingRef(name=name)):
+            prefix = values[name, fact]
+            assert isinstance(prefix, Literal)
+            return replace(condition, prefix=prefix)
+        case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
+            return condition
+        case _:
+            assert_never(condition)
