@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .api import ScreenerPort, create_app
 from .cards import HidePans
 from .config import Config, environment_name
-from .diagnostics import ConfigurationError, FraudengineError
+from .diagnostics import ConfigurationError
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ MAX_CONNECTIONS: Final = 4096
 BACKLOG: Final = 1024
 
 
-class CannotListen(FraudengineError):
+class CannotListen(ConfigurationError):
     """The address or port cannot be had: the machine's fault, exit code 3."""
 
 
