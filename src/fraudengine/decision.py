@@ -135,18 +135,18 @@ def _become(decision: Decision, outcome: Outcome, code: str) -> Decision:
 class EarlierScreening:
     """What the first screening of the same transaction id was about: a 3-D Secure result belongs to it."""
 
-    card_identity: tuple[str | None, ...]
+    card_identity: str
     currency: str
     minor: int
 
 
-def card_identity(card: Card | None) -> tuple[str | None, ...]:
-    """What tells one card from another: the fingerprint, else BIN, last four digits and expiry."""
+def card_identity(card: Card | None) -> str:
+    """What tells one card from another: the fingerprint, else BIN, last four digits and expiry; empty for none."""
     if card is None:
-        return ()
+        return ""
     if card.fingerprint is not None:
-        return (card.fingerprint,)
-    return (card.bin, card.last4, card.expiry)
+        return card.fingerprint
+    return f"{card.bin or ''}/{card.last4 or ''}/{card.expiry or ''}"
 
 
 # The ECI that goes with transStatus Y, A and I, per scheme. Visa's values serve every scheme but Mastercard.

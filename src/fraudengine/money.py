@@ -211,17 +211,13 @@ def read_minor(text: str, currency: str) -> int:
         raise InvalidAmount(f"`{currency[:8]}` is no ISO 4217 currency")
     found = _PLAIN.fullmatch(text)
     if found is None:
-        raise InvalidAmount(
-            f"write the amount as digits with a point, such as {format_minor(12500, currency)}"
-        )
+        raise InvalidAmount(f"write the amount as digits with a point, such as {format_minor(12500, currency)}")
     whole, decimals = found[1], found[2] or ""
     if len(decimals) > exponent:
         raise InvalidAmount(f"{currency} has {exponent} decimals, not {len(decimals)}")
     minor = int(whole + decimals.ljust(exponent, "0"))
     if minor > MAX_MINOR:
-        raise InvalidAmount(
-            f"more than {format_minor(MAX_MINOR, currency)} {currency}, the most that is taken"
-        )
+        raise InvalidAmount(f"more than {format_minor(MAX_MINOR, currency)} {currency}, the most that is taken")
     return minor
 
 

@@ -1,0 +1,47 @@
+"""The parts of a screener put together from the settings: rules, data, card key, log, engine."""
+
+from __future__ import annotations
+
+import logging
+
+from .config import Config
+from .decision_log import DecisionLog
+from .diagnostics import ConfigurationError
+from .engine import Engine
+from .lookups import DataFiles
+from .rules.library import Library
+from .service import Parts, Screener
+
+_log = logging.getLogger(__name__)
+
+
+def open_data(config: Config) -> DataFiles:
+    """The IP and BIN tables by the settings; raises DataFileError with what to do."""
+    return DataFiles(config.ip_country_file, config.data / "bins.dat", config.data / "bins.local.csv")
+
+
+def open_screener(config: Config) -> Screener:
+    """A screener on real files. Raises ConfigurationError, RuleFilesRefused, DataFileError, StoreUnavailable."""
+    try:
+        config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(f"the state directory {config.state} cannot be made: {error.strerror}") from None
+    data = open_data(config)
+    library = Library.load(config.rules)
+    loaded = config.load_card_key()
+    if loaded.created:
+        _log.warning(
+            "made a development card key in %s; fingerprints made with it are for trying out only, "
+            "never use it with real cards",
+            config.key_file,
+        )
+    log = DecisionLog.open(
+        config.state / "decisions.db",
+        max_delay_us=config.log_batch_delay_us,
+        max_waiting=config.log_max_waiting,
+    )
+    return Screener(
+        Parts(library, data, log, Engine(on_failure=config.on_failure_outcome), loaded.key),
+        fall_back_to_platform=config.unknown_merchant == "platform",
+        reload_interval_ms=config.reload_interval_ms,
+    )

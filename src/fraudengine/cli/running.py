@@ -1,0 +1,164 @@
+"""Commands that decide: `serve`, `screen`, and `status` of a running service."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..assembly import open_screener
+from ..diagnostics import InvalidTransaction, UnknownMerchant
+from ..request import read_transaction
+from ..serve import CannotListen, log_to_stderr
+from ..serve import serve as serve_forever
+from .options import (
+    Problem,
+    configuration,
+    data_option,
+    format_option,
+    read_input,
+    rules_option,
+    state_option,
+)
+
+_TRY = """\
+Try it in another terminal:
+
+  curl -s http://{host}:{port}/v1/screenings -H 'content-type: application/json' -d '{{
+    "merchant": "{merchant}", "transaction_id": "T-1", "amount": "450.000", "currency": "TND",
+    "card": {{"pan": "4111 1111 1111 1111", "country": "TN"}}, "ip_address": "41.226.11.9"}}'
+"""
+
+
+@click.command()
+@rules_option
+@state_option
+@data_option
+@click.option("--host", help="Address to listen on (default: 127.0.0.1). [env: FRAUDENGINE_HOST]")
+@click.option("--port", type=int, help="Port to listen on (default: 8080). [env: FRAUDENGINE_PORT]")
+@click.option("--workers", type=int, help="Processes that screen (default: 1). [env: FRAUDENGINE_WORKERS]")
+def serve(
+    rules: Path | None,
+    state: Path | None,
+    data_directory: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+) -> None:
+    """Answer screenings over HTTP until stopped. Edited rule files take effect within a second."""
+    config = configuration(rules=rules, state=state, data=data_directory, host=host, port=port, workers=workers)
+    log_to_stderr()
+    config.require_loopback()
+    screener = open_screener(config)
+    for problem in screener.problems():
+        click.echo(f"fraudengine: {problem}", err=True)
+    if config.development and screener.merchants:
+        merchant = screener.merchants[0]
+        click.echo(_TRY.format(host=config.host, port=config.port, merchant=merchant), err=True)
+    try:
+        serve_forever(config, screener)
+    except CannotListen as error:
+        raise Problem(str(error), 3) from None
+
+
+@click.command()
+@click.argument("source", metavar="FILE|-")
+@rules_option
+@state_option
+@data_option
+@format_option
+def screen(
+    source: str,
+    rules: Path | None,
+    state: Path | None,
+    data_directory: Path | None,
+    output: str | None,
+) -> None:
+    """Decide on transactions: the JSON of POST /v1/screenings, one object or one a line, from FILE or `-`.
+
+    Goes through the same path as the service, and is recorded in the decision log likewise.
+    """
+    config = configuration(rules=rules, state=state, data=data_directory, format=output)
+    bodies = list(_bodies(read_input(source)))
+    if not bodies:
+        raise Problem("there is no transaction in the input")
+    log_to_stderr()
+    screener = open_screener(config)
+    wrong = 0
+    try:
+        for number, body in bodies:
+            try:
+                started = time.perf_counter_ns()
+                transaction, digest = read_transaction(body, screener.card_key, time.time_ns() // 1000)
+                given = json.loads(screener.screen_and_wait(transaction, digest, started))
+            except (InvalidTransaction, UnknownMerchant) as error:
+                wrong += 1
+                click.echo(f"fraudengine: transaction {number}: {error}", err=True)
+                continue
+            click.echo(json.dumps(given) if config.format == "json" else _in_words(given))
+    finally:
+        screener.log.close()
+    if wrong:
+        sys.exit(1)
+
+
+def _bodies(text: str) -> Iterator[tuple[int, bytes]]:
+    """One JSON object over the whole input, or one on each line."""
+    try:
+        json.loads(text)
+    except ValueError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) < 2:
+            lines = [text] if text.strip() else []
+        yield from ((number, line.encode()) for number, line in enumerate(lines, start=1))
+    else:
+        yield 1, text.encode()
+
+
+def _in_words(given: dict[str, Any]) -> str:
+    reason = given["reason"]
+    by = f" by rule {reason['rule']}" if reason["rule"] else ""
+    lines = [f"{given['decision']}: {reason['code']}{by}. {reason['message']}"]
+    for match in given["matches"]:
+        tests = "; ".join(f"{item['fact']} {item['value']}, {item['test']}" for item in match["because"])
+        shadow = " (shadow)" if match["mode"] == "shadow" else ""
+        lines.append(f"  {match['rule']}{shadow}: {tests or 'matched'}")
+    lines.append(f"  screening {given['screening_id']}")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--url", help="Where the service answers (default: http://HOST:PORT of the settings).")
+@format_option
+def status(url: str | None, output: str | None) -> None:
+    """Say how the running service is: whether it answers, which rule files it refuses and why, data dates."""
+    config = configuration(format=output)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    address = (url or f"http://{host}:{config.port}").rstrip("/")
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as response:
+            found = json.load(response)
+    except urllib.error.HTTPError as error:
+        found = json.load(error)
+    except (OSError, ValueError) as error:
+        raise Problem(f"no service answers at {address}: {getattr(error, 'reason', error)}", 3) from None
+    if config.format == "json":
+        click.echo(json.dumps(found, indent=2))
+    else:
+        problems = found.get("problems", [])
+        ready = "ready" if found.get("ready", found.get("status") == "ready") else "NOT READY"
+        click.echo(f"{address}: {ready}" + ("" if problems else ", all is well"))
+        for problem in problems:
+            click.echo(f"  {problem}")
+    if found.get("problems"):
+        sys.exit(1)
+
+
+COMMANDS: list[click.Command] = [serve, screen, status]

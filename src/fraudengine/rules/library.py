@@ -1,0 +1,317 @@
+"""A directory of rule files as an atomic snapshot of effective rule sets, kept up to date, last good kept.
+
+A file that is refused changes nothing: its merchant keeps the rule set that was in force, and the refusal is
+reported until the file is mended. A merchant file that is removed takes its merchant away; a directory that
+becomes unreadable or empty takes nothing away, because that is never what an editor meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, TypeAlias
+
+from ..diagnostics import Diagnostic, RuleFilesRefused, Severity, Span, UnknownMerchant
+from ..facts import MerchantId
+from .ast import RuleSet
+from .check import CheckedFile, FileKind, check_text
+from .checked import in_order
+from .link import link, resolve_extends
+from .sourcetext import decode_source, text_for_display
+
+PLATFORM: Final = "platform"
+_MERCHANTS: Final = "merchants/"
+_LISTS: Final = "lists/"
+_SUFFIXES: Final = (".yaml", ".yml")
+_TEST_SUFFIXES: Final = (".test.yaml", ".test.yml")
+
+Signature: TypeAlias = tuple[int, int, int]  # mtime in nanoseconds, size, inode
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A rule file that is refused, its mistakes, and whether older rules of it are still in force."""
+
+    path: str
+    diagnostics: tuple[Diagnostic, ...]
+    last_good_in_force: bool
+
+    def __str__(self) -> str:
+        first = self.diagnostics[0]
+        more = f" (and {len(self.diagnostics) - 1} more)" if len(self.diagnostics) > 1 else ""
+        after = "the rules from before stay in force" if self.last_good_in_force else "it has no rules in force"
+        return f"{self.path}:{first.span.line} is refused: {first.message}{more}; {after}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every rule set in force at one moment. Never changed; a reload makes another."""
+
+    rule_sets: Mapping[str, RuleSet]
+    refusals: tuple[Refusal, ...] = ()
+    refused_merchants: frozenset[str] = frozenset()
+
+    def rule_set(self, merchant: str) -> RuleSet:
+        """The merchant's effective rule set; raises UnknownMerchant."""
+        found = self.rule_sets.get(merchant)
+        if found is None or merchant == PLATFORM:
+            raise UnknownMerchant(merchant, refused=merchant in self.refused_merchants)
+        return found
+
+    @property
+    def merchants(self) -> tuple[MerchantId, ...]:
+        return tuple(MerchantId(name) for name in sorted(self.rule_sets) if name != PLATFORM)
+
+
+@dataclass(slots=True)
+class _File:
+    """One rule file on disk: what it was when last read, its mistakes then, and its last good form."""
+
+    signature: Signature
+    shown_text: str = ""
+    diagnostics: tuple[Diagnostic, ...] = ()
+    checked: CheckedFile | None = None
+
+
+class Library:
+    """Reads a rule directory and keeps its snapshot; `refresh` may run on another thread than its readers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.snapshot = Snapshot({})
+        self.problem = ""  # why the directory as a whole is of no use; empty when it is
+        self._files: dict[str, _File] = {}
+        self._texts: dict[str, str] = {}  # by sha256, of every file that a rule set in force is made from
+        self._claimed_twice = False
+        self._link_mistakes: dict[str, tuple[Diagnostic, ...]] = {}  # by path of the merchant's file
+
+    @classmethod
+    def load(cls, directory: Path) -> Library:
+        """A library with its first snapshot. Files with mistakes are refused one by one, see `snapshot.refusals`.
+
+        Raises RuleFilesRefused when nothing at all can be in force: no directory, no rule files, no good one.
+        """
+        library = cls(directory)
+        library.refresh()
+        if library.problem:
+            place = Span(str(directory), 1, 1, 2)
+            raise RuleFilesRefused([Diagnostic("no-rules", f"the rule directory {library.problem}", place)])
+        if not library.snapshot.rule_sets:
+            raise RuleFilesRefused(library.diagnostics, library.sources)
+        return library
+
+    @property
+    def file_count(self) -> int:
+        return len(self._files)
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Every mistake and warning of every file, by place."""
+        return in_order(
+            [
+                *(item for file in self._files.values() for item in file.diagnostics),
+                *(item for items in self._link_mistakes.values() for item in items),
+            ]
+        )
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The texts that diagnostics point into, without card numbers."""
+        return {path: file.shown_text for path, file in self._files.items()}
+
+    def texts(self, rule_set: RuleSet) -> tuple[tuple[str, str], ...]:
+        """Path and text of every file that a rule set in force is made from."""
+        return tuple((path, self._texts[digest]) for path, digest in rule_set.sources)
+
+    def refresh(self) -> bool:
+        """Takes up what changed on disk; True when there is a new snapshot."""
+        try:
+            seen = dict(find_rule_files(self.directory))
+        except OSError as error:
+            return self._report(f"cannot be read: {error.strerror}")
+        if not seen:
+            return self._report("holds no rule files; it needs `platform.yaml` or `merchants/<name>.yaml`")
+        changed = self._read_changed(seen)
+        removed = [path for path in self._files if path not in seen]
+        before = {path: self._files.pop(path) for path in removed}
+        self.problem = ""
+        if not changed and not removed:
+            return False
+        shared_changed = any(not path.startswith(_MERCHANTS) for path in (*changed, *removed))
+        self._link(None if shared_changed else set(changed), before)
+        return True
+
+    def _report(self, problem: str) -> bool:
+        """Records that the directory is of no use; what is in force stays."""
+        self.problem = problem
+        return False
+
+    def _read_changed(self, seen: Mapping[str, Signature]) -> list[str]:
+        """Reads and checks the files whose signature is new."""
+        changed = []
+        for path, signature in seen.items():
+            file = self._files.get(path)
+            if file is not None and file.signature == signature:
+                continue
+            try:
+                content = (self.directory / path).read_bytes()
+            except OSError as error:
+                text, checked = "", None
+                problems: tuple[Diagnostic, ...] = (_unreadable(path, error),)
+            else:
+                text, checked, problems = _check(path, content)
+            if file is None:
+                file = self._files[path] = _File(signature)
+            file.signature, file.shown_text, file.diagnostics = signature, text_for_display(text), problems
+            if checked is not None:
+                file.checked = checked
+                self._texts[checked.text_sha256] = text
+            changed.append(path)
+        return changed
+
+    # ---- linking ------------------------------------------------------------------------------------
+
+    def _link(self, only: set[str] | None, removed: Mapping[str, _File]) -> None:
+        """Makes the snapshot: links the merchants of the files in `only`, or all of them."""
+        files, claimed_twice = self._by_name()
+        if claimed_twice or self._claimed_twice:
+            only = None
+        self._claimed_twice = bool(claimed_twice)
+        shared = {
+            file.checked.name: file.checked
+            for file in self._files.values()
+            if file.checked is not None and file.checked.kind is FileKind.SHARED_LIST
+        }
+        gone = {file.checked.name for file in removed.values() if file.checked is not None} - files.keys()
+        rule_sets = {name: known for name, known in self.snapshot.rule_sets.items() if name not in gone}
+        mistakes = {
+            path: items
+            for path, items in self._link_mistakes.items()
+            if path in self._files and only is not None and path not in only
+        }
+        mistakes |= claimed_twice
+        for name, (path, _) in files.items():
+            if path in claimed_twice or (only is not None and path not in only):
+                continue
+            linked = _link_one(name, files, shared)
+            if isinstance(linked, RuleSet):
+                rule_sets[name] = linked
+            else:
+                mistakes[path] = tuple(linked)
+        self._link_mistakes = mistakes
+        refusals = tuple(self._refusals(rule_sets))
+        refused = frozenset(PurePosixPath(refusal.path).stem for refusal in refusals) - rule_sets.keys()
+        self._forget_texts(rule_sets.values())
+        self.snapshot = Snapshot(rule_sets, refusals, refused)
+
+    def _by_name(self) -> tuple[dict[str, tuple[str, CheckedFile]], dict[str, tuple[Diagnostic, ...]]]:
+        """Path and checked file of each rule set by name, and a mistake for each name that two files claim."""
+        files: dict[str, tuple[str, CheckedFile]] = {}
+        mistakes: dict[str, tuple[Diagnostic, ...]] = {}
+        for path, file in sorted(self._files.items()):
+            checked = file.checked
+            if checked is None or checked.kind is FileKind.SHARED_LIST:
+                continue
+            if checked.name in files:
+                other = files[checked.name][1]
+                for one, two in ((checked, other), (other, checked)):
+                    message = f"two files are for `{checked.name}`"
+                    also = ((two.span, "the other one"),)
+                    mistakes[one.path] = (
+                        Diagnostic("two-files", message, one.span, "keep one of them", also=also),
+                    )
+                continue
+            files[checked.name] = (path, checked)
+        return files, mistakes
+
+    def _refusals(self, rule_sets: Mapping[str, RuleSet]) -> Iterator[Refusal]:
+        for path, file in sorted(self._files.items()):
+            items = [item for item in (*file.diagnostics, *self._link_mistakes.get(path, ())) if _is_error(item)]
+            if items:
+                good = file.checked
+                in_force = good is not None and (good.kind is FileKind.SHARED_LIST or good.name in rule_sets)
+                yield Refusal(path, tuple(items), in_force)
+
+    def _forget_texts(self, rule_sets: Iterable[RuleSet]) -> None:
+        """Drops the texts that no rule set in force and no last good file is made from."""
+        used = {digest for rule_set in rule_sets for _, digest in rule_set.sources}
+        used |= {file.checked.text_sha256 for file in self._files.values() if file.checked is not None}
+        self._texts = {digest: text for digest, text in self._texts.items() if digest in used}
+
+
+def _unreadable(path: str, error: OSError) -> Diagnostic:
+    return Diagnostic("unreadable", f"the file cannot be read: {error.strerror}", Span(path, 1, 1, 2))
+
+
+def _check(path: str, content: bytes) -> tuple[str, CheckedFile | None, tuple[Diagnostic, ...]]:
+    text, problems = decode_source(path, content)
+    if text is None:
+        return "", None, tuple(problems)
+    checked, found = check_text(path, text)
+    return text, checked, (*problems, *found)
+
+
+def _link_one(
+    name: str, files: Mapping[str, tuple[str, CheckedFile]], shared: Mapping[str, CheckedFile]
+) -> RuleSet | list[Diagnostic]:
+    by_name = _Checked(files)
+    parents = resolve_extends(name, by_name)
+    if isinstance(parents, list):
+        return parents
+    return link(by_name[name], parents, shared)
+
+
+class _Checked(Mapping[str, CheckedFile]):
+    """The checked files by name, without copying them for each merchant."""
+
+    def __init__(self, files: Mapping[str, tuple[str, CheckedFile]]) -> None:
+        self._files = files
+
+    def __getitem__(self, name: str) -> CheckedFile:
+        return self._files[name][1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _is_error(item: Diagnostic) -> bool:
+    return item.severity is Severity.ERROR
+
+
+# ---- files ----------------------------------------------------------------------------------------
+
+
+def find_rule_files(directory: Path) -> Iterator[tuple[str, Signature]]:
+    """Relative path and signature of every rule file, in the order of paths; raises OSError."""
+    return ((path, _signature(entry)) for path, entry in _entries(directory) if not path.endswith(_TEST_SUFFIXES))
+
+
+def find_test_files(directory: Path) -> Iterator[str]:
+    """Relative path of every test file, in the order of paths; raises OSError."""
+    return (path for path, _ in _entries(directory) if path.endswith(_TEST_SUFFIXES))
+
+
+def _entries(directory: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    for folder in ("", _MERCHANTS, _LISTS):
+        try:
+            found = sorted(os.scandir(directory / folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            if not folder:
+                raise
+            continue
+        for entry in found:
+            if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+                yield folder + entry.name, entry
+
+
+def _signature(entry: os.DirEntry[str]) -> Signature:
+    try:
+        found = entry.stat()
+    except FileNotFoundError:  # removed between the listing and now
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -1,0 +1,162 @@
+"""One screening, without its record: transaction, facts, decision, and the answer that the caller reads.
+
+Notebooks, the command line, rule tests and the service all come through `screen_transaction`, so that there is
+one path from a transaction to a decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from . import reasons
+from .decision import Decision, EarlierScreening, Match
+from .engine import Engine, ReadyRuleSet
+from .enrich import INDICATORS, Enricher
+from .explain import explain_match
+from .facts import Facts, FactValue, Transaction
+from .lists import ListsAsOf
+from .money import Money
+from .rules.ast import ListName, Outcome
+
+Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | list[Json] | None"
+
+_BLACKLIST = ListName("blacklist")
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A decided transaction with what was known when it was decided."""
+
+    transaction: Transaction
+    ready: ReadyRuleSet
+    facts: Mapping[str, FactValue]
+    lists: ListsAsOf
+    decision: Decision
+
+
+def screen_transaction(
+    engine: Engine,
+    enricher: Enricher,
+    ready: ReadyRuleSet,
+    transaction: Transaction,
+    earlier: EarlierScreening | None = None,
+    given: Mapping[str, FactValue | None] | None = None,
+) -> Screened:
+    """Decides on one transaction. Rule tests give facts that stand in the place of derived ones; None: unknown."""
+    facts = enricher.facts(transaction, ready.rule_set, earlier)
+    for name, value in (given or {}).items():
+        if value is None:
+            facts.pop(name, None)
+        else:
+            facts[name] = value
+    lists = ready.lists_as_of(transaction.at_us)
+    return Screened(transaction, ready, facts, lists, engine.decide(ready, facts, lists))
+
+
+def answer(
+    screened: Screened, screening_id: str, data_versions: Mapping[str, str], elapsed_us: int
+) -> dict[str, Json]:
+    """The answer of `POST /v1/screenings` (DESIGN.md section 6) as a JSON object."""
+    decision = screened.decision
+    rule = decision.rule
+    given: dict[str, Json] = {
+        "screening_id": screening_id,
+        "decision": decision.outcome.value,
+        "reason": {
+            "code": decision.code,
+            "rule": rule.id if rule is not None else None,
+            "message": reasons.sentence(decision.code, fallback=rule.description if rule is not None else ""),
+        },
+        "matches": [match_object(match, screened.facts, screened.lists) for match in decision.matches],
+        "indicators": indicators(screened),
+        "revision": screened.ready.rule_set.revision,
+        "data": dict(data_versions),
+        "elapsed_us": elapsed_us,
+    }
+    if decision.outcome is Outcome.CHALLENGE:
+        given["three_ds"] = {"challenge_indicator": decision.challenge_indicator}
+    return given
+
+
+def match_object(match: Match, facts: Facts, lists: ListsAsOf) -> dict[str, Json]:
+    """One match as JSON, with the tests that made it."""
+    rule = match.rule
+    return {
+        "rule": rule.id,
+        "outcome": match.outcome.value,
+        "code": rule.reason,
+        "mode": rule.mode.value,
+        "because": [
+            {"fact": because.fact, "value": because.value, "test": because.test}
+            for because in explain_match(match, facts, lists)
+        ],
+    }
+
+
+def indicators(screened: Screened) -> dict[str, Json]:
+    """What every answer says about the transaction; an unknown value is null in JSON."""
+    facts = screened.facts
+    card = facts.get("card")
+    listed = card is not None and _BLACKLIST in screened.ready.rule_set.lists
+    return {
+        "card_country": json_value(facts.get("card_country")),
+        "ip_country": json_value(facts.get("ip_country")),
+        "card_blacklisted": bool(listed and card is not None and screened.lists.find(_BLACKLIST, card)),
+        "three_ds": json_value(facts["three_ds"]),
+    }
+
+
+def recorded_facts(screened: Screened) -> dict[str, Json]:
+    """The facts that decided, as JSON: those that the rule set reads, and the indicators."""
+    wanted = screened.ready.rule_set.reads | INDICATORS
+    return {name: json_value(value) for name, value in screened.facts.items() if name in wanted}
+
+
+def transaction_object(transaction: Transaction) -> dict[str, Json]:
+    """The transaction as it is recorded: what the gateway sent, normalised, without the card number."""
+    card, result = transaction.card, transaction.three_ds
+    written: dict[str, Json] = {
+        "merchant": transaction.merchant,
+        "transaction_id": transaction.transaction_id,
+        "at_us": transaction.at_us,
+        "amount": json_value(transaction.amount),
+        "channel": transaction.channel,
+        "order_ref": transaction.order_ref,
+        "terminal": transaction.terminal,
+        "ip_address": transaction.ip_address,
+        "email": transaction.email,
+        "phone": transaction.phone,
+        "customer": transaction.customer,
+        "device": transaction.device,
+        "billing_country": transaction.billing_country,
+        "shipping_country": transaction.shipping_country,
+    }
+    if card is not None:
+        given: dict[str, Json] = {
+            "fingerprint": card.fingerprint,
+            "bin": card.bin,
+            "last4": card.last4,
+            "country": card.country,
+            "brand": card.brand,
+            "type": card.type,
+            "issuer": card.issuer,
+            "expiry": card.expiry,
+        }
+        written["card"] = {name: value for name, value in given.items() if value is not None}
+    if result is not None:
+        written["three_ds"] = {
+            "status": result.status,
+            "eci": result.eci,
+            "version": result.version,
+            "ds_trans_id": result.ds_trans_id,
+        }
+    if transaction.metadata:
+        written["metadata"] = dict(transaction.metadata)
+    return {name: value for name, value in written.items() if value is not None}
+
+
+def json_value(value: FactValue | None) -> Json:
+    """A fact's value in JSON; money as text in major units with its currency."""
+    return str(value) if isinstance(value, Money) else value
