@@ -80,11 +80,24 @@ def read_file(path: str, text: str) -> tuple[CheckedFile | None, tuple[Diagnosti
     node, found = read_document(path, text)
     if node is None:
         return None, in_order(found)
-    hidden = [item.span for item in found if item.code == "card-number"]
+    doubtful = [item.span for item in found if item.code in ("card-number", "anchor")]
     mistakes = Mistakes()
     file = _FileReader(path, text, mistakes).read(node)
-    said = [item for item in mistakes.found if not any(_overlap(item.span, span) for span in hidden)]
+    said = [item for item in mistakes.found if not any(_overlap(item.span, span) for span in doubtful)]
     return file, in_order([*found, *said])
+
+
+def names_written(path: str, text: str) -> frozenset[str]:
+    """The settings and lists that the text declares, and its rule ids, whether or not they can be read."""
+    node, _ = read_document(path, text)
+    names: set[str] = set()
+    for key, value in node.items if isinstance(node, MappingNode) else ():
+        if key.text in ("settings", "lists") and isinstance(value, MappingNode):
+            names |= {name.text for name, entry in value.items if isinstance(entry, MappingNode)}
+        elif key.text == "rules" and isinstance(value, Sequence):
+            ids = [item.get("id") for item in value.items if isinstance(item, MappingNode)]
+            names |= {name.text for name in ids if isinstance(name, Scalar)}
+    return frozenset(names)
 
 
 def _overlap(one: Span, other: Span) -> bool:
@@ -377,6 +390,6 @@ def read_setting_value(node: Node, kind: FactType, mistakes: Mistakes) -> Litera
         return read_figures(node, mistakes)
     if not isinstance(node, Scalar):
         hint = "for several values use a list: `lists:`" if isinstance(node, Sequence) else "write one value"
-        mistakes.report("not-a-value", f"a single {kind.value} was expected here", node, hint)
+        mistakes.report("not-a-value", f"one value of type {kind.value} was expected here", node, hint)
         return None
     return read_operand(node, FactSpec("", kind, Origin.REQUEST, ""), mistakes)

@@ -242,7 +242,7 @@ class _Reader:
         if word == "unknown":
             hint = f"write `{spec.name}: unknown`, or `{{not: unknown}}`"
         elif word in _PLAIN_EQUALITY:
-            hint = f"write the value itself: `{spec.name}: {'[A, B]' if isinstance(value, Sequence) else 'A'}`"
+            hint = f"write the value itself: `{spec.name}: {value.text[:40] if isinstance(value, Scalar) else '[A, B]'}`"
         elif spec.type is FactType.MONEY and not isinstance(values.currency(word), Wrong):
             hint = f"say how to compare: `{spec.name}: {{over: {{{word}: 300}}}}`"
         else:

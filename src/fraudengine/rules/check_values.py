@@ -75,7 +75,8 @@ def currency(text: str) -> str | Wrong:
     if text in EXPONENTS:
         return text
     upper = text.upper()
-    hint = f"did you mean `{upper}`?" if upper in EXPONENTS else suggest(upper[:8], EXPONENTS)
+    swapped = [known for known in EXPONENTS if sorted(known) == sorted(upper)]
+    hint = f"did you mean `{swapped[0]}`?" if swapped else suggest(upper[:8], EXPONENTS)
     return Wrong(
         "unknown-currency",
         f"unknown currency {shown(text)}",

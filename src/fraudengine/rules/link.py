@@ -19,11 +19,12 @@ from typing import Final
 
 from ..diagnostics import Diagnostic, suggest
 from .ast import ChallengeOutcomes, DeclaredList, ListName, Mode, Outcome, Rule, RuleSet
-from .checked import DEFAULT_TIMEZONE, CheckedFile, FileKind, in_order, shown
+from .check import names_written, read_file
+from .checked import DEFAULT_TIMEZONE, CheckedFile, FileKind, has_errors, in_order, shown
 from .link_merge import Merged, merge
 from .link_rules import make_effective
 
-__all__ = ["link", "resolve_extends"]
+__all__ = ["find_mistakes", "link", "resolve_extends"]
 
 _REVISION_FORM: Final = "fraudengine rule set 1"
 
@@ -77,6 +78,38 @@ def link(
         return list(in_order(mistakes))
     rules.sort(key=lambda rule: rule.id)
     return _rule_set(file, parents, merged, base, tuple(rules), shared_lists)
+
+
+def find_mistakes(
+    path: str, text: str, files: Mapping[str, CheckedFile], shared_lists: Mapping[str, CheckedFile]
+) -> tuple[Diagnostic, ...]:
+    """Every mistake of one file at once: its own, and those against the files that it extends.
+
+    `check_text` and then `link` show the second kind only once the first is mended; a person wants both.
+    `files` are the good merchants and rule sets by name, with or without this one.
+    """
+    file, mistakes = read_file(path, text)
+    if file is None or file.kind is FileKind.SHARED_LIST:
+        return mistakes
+    parents = resolve_extends(file.name, {**files, file.name: file})
+    if isinstance(parents, list):
+        return in_order([*mistakes, *parents])
+    if not has_errors(mistakes):
+        linked = link(file, parents, shared_lists)
+        return in_order([*mistakes, *linked]) if isinstance(linked, list) else mistakes
+    base: Merged | None = None
+    for parent in reversed(parents):
+        base = _merge_once(parent, base, shared_lists)
+    # What the file meant to declare but could not be read is no mistake a second time.
+    written = names_written(path, text)
+    further = [item for item in merge(file, base, shared_lists).mistakes if not _is_about(item, written)]
+    return in_order([*mistakes, *further])
+
+
+def _is_about(mistake: Diagnostic, names: frozenset[str]) -> bool:
+    if mistake.code not in ("unknown-setting", "unknown-list", "unknown-rule"):
+        return False
+    return any(f"`{name}`" in mistake.message or f"`${name}`" in mistake.message for name in names)
 
 
 def _merge_once(file: CheckedFile, base: Merged | None, shared_lists: Mapping[str, CheckedFile]) -> Merged:

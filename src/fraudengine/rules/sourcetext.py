@@ -23,7 +23,8 @@ _FOLD: Final = re.compile(r"[ \t]*\\?\r?\n[ \t]*\\?")
 _ESCAPED: Final = re.compile(r"\\[xuU0-9]")
 # YAML reads some of these as line ends, shows none of them, or cannot carry them at all.
 _HIDDEN: Final = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\u2027\u202f-\u2065\u2070-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    "[^\t\n\r\x20-\x7e\xa0-\u200a\u200c-\u2027\u202f-\u205f\u2061-\u2065\u206a-\ud7ff"
+    "\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
 _TAB_INDENT: Final = re.compile(r"^ *(\t+)", re.MULTILINE)
 _BYTE_ORDER_MARKS: Final = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
