@@ -1,0 +1,316 @@
+"""Records on their way to the disk, and the connection that writes them in batches.
+
+A batch is one INSERT with many rows rather than `executemany`: Python's sqlite3 lets go of the interpreter lock
+at every step, and on a busy core each row would wait for the event loop to give it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from . import store
+from .diagnostics import StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningRecord:
+    """One screening as it is recorded. `document` is the whole of it as JSON bytes; times are UTC microseconds.
+
+    `request_digest` (8 bytes or more, best keyed) tells a retried call from another one of the same transaction.
+    `card_identity` is a fingerprint or BIN, last four digits and expiry; INVARIANT: never a card number.
+    """
+
+    id: int
+    merchant: str
+    transaction_id: str
+    request_digest: bytes
+    at_us: int
+    answered_us: int
+    card_identity: str
+    currency: str
+    minor: int
+    outcome: str
+    code: str
+    revision: str
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The record is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyRecorded:
+    """The same call was recorded before, here or by another worker: answer with this document instead."""
+
+    id: int
+    document: bytes
+
+
+Written: TypeAlias = Appended | AlreadyRecorded
+APPENDED: Final = Appended()
+
+
+class PendingRecord:
+    """A record on its way to the disk, and everyone who waits for it; one who hangs up disturbs nobody else."""
+
+    __slots__ = ("_event", "_lock", "_outcome", "_waiters", "record", "request_hash", "transaction_hash")
+
+    def __init__(self, record: ScreeningRecord, lock: threading.Lock) -> None:
+        self.record = record
+        self.transaction_hash = store.transaction_hash(record.merchant, record.transaction_id)
+        self.request_hash = store.request_hash(record.request_digest)
+        self._outcome: Written | Exception | None = None
+        self._waiters: list[asyncio.Future[Written]] = []
+        self._event: threading.Event | None = None
+        self._lock = lock
+
+    def wait(self, loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[Written]:
+        """A future of the caller's own for this record's commit."""
+        future: asyncio.Future[Written] = (loop or asyncio.get_running_loop()).create_future()
+        with self._lock:
+            outcome = self._outcome
+            if outcome is None:
+                self._waiters.append(future)
+        if outcome is not None:
+            _resolve(future, outcome)
+        return future
+
+    def wait_in_thread(self) -> Written:
+        """Blocks until the commit."""
+        with self._lock:
+            if self._event is None:
+                self._event = threading.Event()
+                if self._outcome is not None:
+                    self._event.set()
+        self._event.wait()
+        if isinstance(self._outcome, Exception):
+            raise copy.copy(self._outcome)
+        assert self._outcome is not None
+        return self._outcome
+
+    def settle(self, outcome: Written | Exception) -> list[asyncio.Future[Written]]:
+        """Fixes the outcome and hands over the futures that wait for it; the caller holds the lock."""
+        self._outcome = outcome
+        if self._event is not None:
+            self._event.set()
+        return self._waiters
+
+
+def _resolve(future: asyncio.Future[Written], outcome: Written | Exception) -> None:
+    if future.done():  # the client hung up
+        return
+    if isinstance(outcome, Exception):
+        # A copy for everyone: an exception raised in many tasks would gather all their tracebacks.
+        future.set_exception(copy.copy(outcome))
+    else:
+        future.set_result(outcome)
+
+
+def resolve_all(resolved: Iterable[tuple[asyncio.Future[Written], Written | Exception]]) -> None:
+    for future, outcome in resolved:
+        _resolve(future, outcome)
+
+
+_COLUMNS: Final = (
+    "id, transaction_hash, request_hash, merchant_id, revision_id, at_us, answered_us, minor, currency, outcome,"
+    " code, transaction_id, card_identity, document"
+)
+_ROW: Final = f"({', '.join('?' * len(_COLUMNS.split(',')))})"
+_ROWS_PER_INSERT: Final = 32
+# One statement per number of rows, so that SQLite prepares each once.
+_INSERTS: Final = tuple(
+    f"INSERT INTO screenings ({_COLUMNS}) VALUES {', '.join([_ROW] * rows)}"
+    " ON CONFLICT (transaction_hash, request_hash) DO NOTHING"
+    for rows in range(_ROWS_PER_INSERT + 1)
+)
+_CHECKPOINT_ROWS: Final = 2_000
+
+RuleFiles: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # rule set, (path, text) of each file
+Parameter: TypeAlias = int | str | bytes
+
+
+class BatchWriter:
+    """The connection that writes; used by the writer thread only. Every method raises StoreUnavailable."""
+
+    def __init__(self, path: Path, busy_timeout_ms: int) -> None:
+        self._path = path
+        self._busy_timeout_ms = busy_timeout_ms
+        self._merchant_ids: dict[str, int] = {}
+        self._revision_ids: dict[str, int] = {}
+        self._since_checkpoint = 0
+        self._connection: sqlite3.Connection | None = None
+        self._inode = (0, 0)
+
+    def connect(self, *, create: bool = False) -> sqlite3.Connection:
+        """The open connection, or a new one after a failure. Never on a file that was moved away or replaced."""
+        connection = self._connection
+        if connection is None:
+            connection = store.open_database(self._path, create=create, busy_timeout_ms=self._busy_timeout_ms).conn
+            self._connection = connection
+            self._inode = self._read_inode()
+        elif self._read_inode() != self._inode:
+            self.disconnect()
+            raise StoreUnavailable(f"{self._path} was replaced while it was open: put it back or restart")
+        return connection
+
+    def _read_inode(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            self.disconnect()
+            raise StoreUnavailable(f"{self._path} is gone ({error.strerror}): put the file back") from error
+        return status.st_dev, status.st_ino
+
+    def disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._merchant_ids.clear()  # some may be of a transaction that was rolled back
+        self._revision_ids.clear()
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def write(self, entries: Sequence[PendingRecord], files: dict[str, RuleFiles]) -> list[PendingRecord]:
+        """One durable transaction; returns the entries that may not have been inserted (UNIQUE conflicts)."""
+        connection = self.connect()
+        try:
+            if len(entries) <= _ROWS_PER_INSERT and not files and self._names_are_known(entries):
+                doubtful = self._insert(connection, entries)  # one statement is its own transaction
+            else:
+                connection.execute("BEGIN IMMEDIATE")
+                self._write_names(connection, entries, files)
+                doubtful = []
+                for start in range(0, len(entries), _ROWS_PER_INSERT):
+                    doubtful += self._insert(connection, entries[start : start + _ROWS_PER_INSERT])
+                connection.execute("COMMIT")
+        except BaseException as error:
+            self._recover(connection)
+            if isinstance(error, sqlite3.Error):
+                raise store.explain_error(error, self._path) from error
+            raise
+        self._since_checkpoint += len(entries) + len(files)
+        return doubtful
+
+    def probe(self) -> None:
+        """A transaction that changes nothing and yet must reach the disk."""
+        connection = self.connect()
+        try:
+            connection.execute(f"PRAGMA application_id = {store.APPLICATION_ID}")
+        except sqlite3.Error as error:
+            self._recover(connection)
+            raise store.explain_error(error, self._path) from error
+
+    def checkpoint_if_due(self) -> None:
+        if self._connection is None or self._since_checkpoint < _CHECKPOINT_ROWS:
+            return
+        self._since_checkpoint = 0
+        # What failed here fails again, and is told, at the next commit; the rows are safe in the WAL.
+        with suppress(sqlite3.Error):
+            store.take_checkpoint(self._connection, self._busy_timeout_ms)
+
+    def find_recorded(self, entry: PendingRecord) -> Written:
+        """Whether the row in the file is this entry's own or an earlier one of the same call."""
+        connection = self.connect()
+        try:
+            row = connection.execute(
+                "SELECT id, document FROM screenings WHERE transaction_hash = ? AND request_hash = ?",
+                (entry.transaction_hash, entry.request_hash),
+            ).fetchone()
+        except sqlite3.Error as error:
+            self._recover(connection)
+            raise store.explain_error(error, self._path) from error
+        if row is None:
+            raise StoreUnavailable(f"{self._path}: a row that was there is gone; somebody deletes from the log")
+        return APPENDED if row[0] == entry.record.id else AlreadyRecorded(row[0], row[1])
+
+    def _recover(self, connection: sqlite3.Connection) -> None:
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        self.disconnect()
+
+    def _names_are_known(self, entries: Sequence[PendingRecord]) -> bool:
+        merchants, revisions = self._merchant_ids, self._revision_ids
+        return all(entry.record.merchant in merchants and entry.record.revision in revisions for entry in entries)
+
+    def _insert(self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> list[PendingRecord]:
+        if not entries:
+            return []
+        merchants, revisions = self._merchant_ids, self._revision_ids
+        parameters: list[Parameter] = []
+        for entry in entries:
+            record = entry.record
+            parameters += (
+                record.id,
+                entry.transaction_hash,
+                entry.request_hash,
+                merchants[record.merchant],
+                revisions[record.revision],
+                record.at_us,
+                record.answered_us,
+                record.minor,
+                record.currency,
+                record.outcome,
+                record.code,
+                record.transaction_id,
+                record.card_identity,
+                record.document,
+            )
+        inserted = connection.execute(_INSERTS[len(entries)], parameters).rowcount
+        return [] if inserted == len(entries) else list(entries)
+
+    def _write_names(
+        self, connection: sqlite3.Connection, entries: Sequence[PendingRecord], files: dict[str, RuleFiles]
+    ) -> None:
+        for merchant in {entry.record.merchant for entry in entries} - self._merchant_ids.keys():
+            connection.execute("INSERT INTO merchants (name) VALUES (?) ON CONFLICT DO NOTHING", (merchant,))
+            self._merchant_ids[merchant] = _only_int(
+                connection.execute("SELECT id FROM merchants WHERE name = ?", (merchant,))
+            )
+        for revision in {entry.record.revision for entry in entries} - self._revision_ids.keys() | files.keys():
+            connection.execute("INSERT INTO revisions (revision) VALUES (?) ON CONFLICT DO NOTHING", (revision,))
+            self._revision_ids[revision] = _only_int(
+                connection.execute("SELECT id FROM revisions WHERE revision = ?", (revision,))
+            )
+        for revision, (rule_set, texts) in files.items():
+            self._write_texts(connection, self._revision_ids[revision], rule_set, texts)
+
+    @staticmethod
+    def _write_texts(
+        connection: sqlite3.Connection, revision_id: int, rule_set: str, texts: Iterable[tuple[str, str]]
+    ) -> None:
+        connection.execute(
+            "UPDATE revisions SET rule_set = ? WHERE id = ? AND rule_set = ''", (rule_set, revision_id)
+        )
+        for position, (path, text) in enumerate(texts):
+            digest = sha256(text.encode()).digest()
+            connection.execute(
+                "INSERT INTO rule_texts (sha256, text) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, text)
+            )
+            connection.execute(
+                "INSERT INTO revision_files (revision_id, position, path, text_id)"
+                " SELECT ?, ?, ?, id FROM rule_texts WHERE sha256 = ? ON CONFLICT DO NOTHING",
+                (revision_id, position, path, digest),
+            )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                store.take_checkpoint(self._connection, self._busy_timeout_ms)
+        self.disconnect()
+
+
+def _only_int(cursor: sqlite3.Cursor) -> int:
+    row = cursor.fetchone()
+    return int(row[0])

@@ -1,0 +1,453 @@
+"""The append-only log of screenings: no answer leaves before its row is durable on disk.
+
+Group commit: one writer thread takes every record that waits, writes them in one transaction, and wakes the
+event loop once for all of them. While a commit runs, the next batch gathers by itself. When the disk fails, the
+batch's futures raise StoreUnavailable, nothing of it stays in the file, and the writer tries the disk again
+after a growing pause (also when nobody appends), so `healthy` turns true by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from . import store
+from .batch_writer import (
+    APPENDED,
+    AlreadyRecorded,
+    Appended,
+    BatchWriter,
+    Parameter,
+    PendingRecord,
+    RuleFiles,
+    ScreeningRecord,
+    Written,
+    resolve_all,
+)
+from .diagnostics import StoreUnavailable
+
+__all__ = [
+    "APPENDED",
+    "AlreadyRecorded",
+    "Appended",
+    "DecisionLog",
+    "EarlierRow",
+    "PendingRecord",
+    "RecordedScreening",
+    "ScreeningRecord",
+    "Written",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRow:
+    """An earlier screening of a transaction; `pending` when its commit has not returned yet in this process."""
+
+    id: int
+    request_hash: int
+    card_identity: str
+    currency: str
+    minor: int
+    pending: PendingRecord | None = None
+
+    def is_same_request(self, request_digest: bytes) -> bool:
+        return self.request_hash == store.request_hash(request_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedScreening:
+    """The columns of a recorded screening, without its document."""
+
+    id: int
+    merchant: str
+    transaction_id: str
+    at_us: int
+    answered_us: int
+    currency: str
+    minor: int
+    outcome: str
+    code: str
+    revision: str
+
+
+# INDEXED BY: left alone, SQLite 3.40 takes the merchant's index and reads all of the merchant's rows.
+_SELECT_EARLIER: Final = (
+    "SELECT id, request_hash, card_identity, currency, minor FROM screenings INDEXED BY screenings_request"
+    " WHERE transaction_hash = ? AND transaction_id = ?"
+    " AND merchant_id = (SELECT id FROM merchants WHERE name = ?) ORDER BY id"
+)
+_SELECT_RECORDED: Final = (
+    "SELECT s.id, m.name, s.transaction_id, s.at_us, s.answered_us, s.currency, s.minor, s.outcome, s.code,"
+    " r.revision FROM screenings s JOIN merchants m ON m.id = s.merchant_id"
+    " JOIN revisions r ON r.id = s.revision_id"
+)
+_REVISIONS_PER_BATCH: Final = 64
+_LONGEST_PAUSE_S: Final = 1.0
+_SHORTEST_PROBE_S: Final = 0.05
+
+
+class DecisionLog:
+    """The log of one process. Counters (`batches`, `rows` …) are plain integers for the metrics page.
+
+    Open it after any fork. Reads see what every process committed. `append`, `find_transaction` and `get` are
+    made for the event loop's thread: they wait for nobody.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_batch: int,
+        max_delay_us: int,
+        max_waiting: int,
+        busy_timeout_ms: int,
+        retry_us: int,
+        clock: Callable[[], int] | None,
+    ) -> None:
+        self.path = path
+        self.batches = self.rows = self.already_recorded = 0
+        self.failed_batches = self.refused = self.last_commit_us = 0
+        self.last_problem: str | None = None
+        self._max_batch, self._max_delay_us, self._max_waiting = max_batch, max_delay_us, max_waiting
+        self._first_pause_s = retry_us / 1e6
+        self._pause_s = self._retry_at = 0.0
+        self._queue: SimpleQueue[PendingRecord | None] = SimpleQueue()  # None only wakes the writer
+        self._lock = threading.Lock()  # guards _closed, _in_flight, _files, and every PendingRecord's waiters
+        self._closed = False
+        self._in_flight: dict[tuple[str, str], tuple[PendingRecord, ...]] = {}
+        self._files: dict[str, RuleFiles] = {}  # not durable yet
+        self._durable_revisions: set[str] = set()
+        self._writer = BatchWriter(path, busy_timeout_ms)
+        self._writer.connect(create=True)
+        self._reader: sqlite3.Connection | None = None
+        self._slot: store.WorkerSlot | None = None
+        try:
+            self._slot = store.claim_worker_slot(path)
+            newest = self._read("SELECT max(id) FROM screenings")[0][0]
+            self._ids = store.ScreeningIds(self._slot.number, newest or 0, clock)
+        except BaseException:
+            self._release()
+            raise
+        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        max_batch: int = 512,
+        max_delay_us: int = 0,
+        max_waiting: int = 10_000,
+        busy_timeout_ms: int = 5_000,
+        retry_us: int = 20_000,
+        clock: Callable[[], int] | None = None,
+    ) -> DecisionLog:
+        """Opens or makes the log. Raises StoreUnavailable, with what to do, when that is impossible.
+
+        `max_delay_us` lets a batch wait for company; `max_waiting` records may queue before appends are refused;
+        `retry_us` is the first pause after a failure, doubled up to a second. `clock` gives UTC microseconds.
+        """
+        return cls(
+            Path(path),
+            max_batch=max_batch,
+            max_delay_us=max_delay_us,
+            max_waiting=max_waiting,
+            busy_timeout_ms=busy_timeout_ms,
+            retry_us=retry_us,
+            clock=clock,
+        )
+
+    @property
+    def healthy(self) -> bool:
+        return self.last_problem is None and not self._closed
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
+    def next_id(self) -> int:
+        return self._ids.next_id()
+
+    # ---- appending --------------------------------------------------------------------------------
+
+    def append(
+        self, record: ScreeningRecord, loop: asyncio.AbstractEventLoop | None = None
+    ) -> asyncio.Future[Written]:
+        """A future that resolves once the record is on disk, or raises StoreUnavailable: then it is not.
+
+        Raises StoreUnavailable at once when the log is closed or too many records wait.
+        """
+        entry = PendingRecord(record, self._lock)
+        future = entry.wait(loop)
+        self._enqueue(entry)
+        return future
+
+    def append_and_wait(self, record: ScreeningRecord) -> Written:
+        """The same for callers without an event loop; blocks until the record is on disk."""
+        entry = PendingRecord(record, self._lock)
+        self._enqueue(entry)
+        return entry.wait_in_thread()
+
+    def _enqueue(self, entry: PendingRecord) -> None:
+        record = entry.record
+        # INVARIANT: a card number is never recorded; the caller's mistake must not reach the disk.
+        if record.card_identity.isdigit() and len(record.card_identity) >= 12:
+            raise ValueError("the card identity of a screening looks like a card number")
+        key = (record.merchant, record.transaction_id)
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailable("the decision log is closed")
+            if self._queue.qsize() >= self._max_waiting:
+                self.refused += 1
+                raise StoreUnavailable(f"overloaded: {self._max_waiting} screenings wait for the disk")
+            self._in_flight[key] = (*self._in_flight.get(key, ()), entry)
+            self._queue.put(entry)
+
+    def remember_revision(self, revision: str, rule_set: str, files: Sequence[tuple[str, str]]) -> None:
+        """Has the rule texts of a revision written soon, and no later than the first record that refers to it."""
+        for text in (revision, rule_set, *(part for file in files for part in file)):
+            text.encode()  # what SQLite could not take is refused here, not in the writer thread
+        with self._lock:
+            if self._closed or revision in self._durable_revisions or revision in self._files:
+                return
+            self._files[revision] = (rule_set, tuple(files))
+            if len(self._files) == 1:
+                self._queue.put(None)
+
+    # ---- reading ----------------------------------------------------------------------------------
+
+    def find_transaction(self, merchant: str, transaction_id: str) -> tuple[EarlierRow, ...]:
+        """Every screening of the transaction, oldest first: on disk by any process, or under way in this one."""
+        # Before the disk: what leaves `_in_flight` meanwhile is on disk already.
+        pending = self._in_flight.get((merchant, transaction_id), ())
+        found = self._read(
+            _SELECT_EARLIER, (store.transaction_hash(merchant, transaction_id), transaction_id, merchant)
+        )
+        if not found and not pending:
+            return ()
+        rows = {row[0]: EarlierRow(*row) for row in found}
+        for entry in pending:
+            record = entry.record
+            if record.id not in rows:
+                rows[record.id] = EarlierRow(
+                    record.id, entry.request_hash, record.card_identity, record.currency, record.minor, entry
+                )
+        return tuple(rows[screening_id] for screening_id in sorted(rows))
+
+    def get(self, screening_id: int) -> bytes | None:
+        """The document of a recorded screening."""
+        found = self._read("SELECT document FROM screenings WHERE id = ?", (screening_id,))
+        return found[0][0] if found else None
+
+    def recent(
+        self, limit: int, merchant: str | None = None, before: int | None = None
+    ) -> tuple[RecordedScreening, ...]:
+        """The newest screenings first; `before` is the id that the previous page ended with."""
+        tests, parameters = ["s.id < ?"], list[Parameter]([(1 << 63) - 1 if before is None else before])
+        if merchant is not None:
+            tests.append("s.merchant_id = (SELECT id FROM merchants WHERE name = ?)")
+            parameters.append(merchant)
+        found = self._read(
+            f"{_SELECT_RECORDED} WHERE {' AND '.join(tests)} ORDER BY s.id DESC LIMIT ?", (*parameters, limit)
+        )
+        return tuple(RecordedScreening(*row) for row in found)
+
+    def count(self) -> int:
+        """About how many screenings are recorded: exact in a small file, else from its size and recent rows."""
+        pages, page_size = self._read("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size")[0]
+        if pages < 10_000:
+            return int(self._read("SELECT count(*) FROM screenings")[0][0])
+        rows, size = self._read(
+            "SELECT count(*), sum(length(document) + length(transaction_id) + length(card_identity) + 130)"
+            " FROM (SELECT * FROM screenings ORDER BY id DESC LIMIT 1000)"
+        )[0]
+        return int(pages * page_size * rows / size) if rows else 0
+
+    def read_revision(self, revision: str) -> list[tuple[str, str]]:
+        """Path and text of every file of a revision, in the order given; empty when nobody remembered it."""
+        with self._lock:
+            waiting = self._files.get(revision)
+        if waiting is not None:
+            return list(waiting[1])
+        return [
+            (path, text)
+            for path, text in self._read(
+                "SELECT f.path, t.text FROM revision_files f JOIN rule_texts t ON t.id = f.text_id"
+                " WHERE f.revision_id = (SELECT id FROM revisions WHERE revision = ?) ORDER BY f.position",
+                (revision,),
+            )
+        ]
+
+    def _read(self, sql: str, parameters: tuple[Parameter, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            if self._reader is None:
+                if self._closed:
+                    raise StoreUnavailable("the decision log is closed")
+                # Readers of a WAL wait for nobody but a recovery after a crash: a short timeout is enough.
+                self._reader = store.open_database(self.path, query_only=True, busy_timeout_ms=100).conn
+            return self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.close()
+            raise store.explain_error(error, self.path) from error
+
+    # ---- the writer thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            entries = self._take()
+            with self._lock:
+                files = self._due_files(entries)
+                done = self._closed and not entries and not files and self._queue.qsize() == 0
+            if done:
+                return
+            self._write(entries, files)
+            if self._closed and self.last_problem is not None:
+                with self._lock:
+                    self._files.clear()  # the disk does not take them; do not hang in close()
+            self._writer.checkpoint_if_due()
+
+    def _take(self) -> list[PendingRecord]:
+        """Everything that waits, up to `max_batch`; sleeps while nothing does, or until the disk is tried again."""
+        timeout: float | None = None
+        if self.last_problem is not None and not self._closed:
+            timeout = max(self._retry_at - time.monotonic(), _SHORTEST_PROBE_S)
+        elif self._files or self._closed:
+            timeout = 0.0  # more rule texts than one batch took, or the end
+        taken: list[PendingRecord | None] = []
+        with suppress(Empty):
+            taken.append(self._queue.get(timeout=timeout))
+            if self._max_delay_us:
+                deadline = time.monotonic() + self._max_delay_us / 1e6
+                while len(taken) < self._max_batch and (left := deadline - time.monotonic()) > 0:
+                    taken.append(self._queue.get(timeout=left))
+            get = self._queue.get_nowait
+            taken += [get() for _ in range(min(self._queue.qsize(), self._max_batch - len(taken)))]
+        return [entry for entry in taken if entry is not None]
+
+    def _due_files(self, entries: Sequence[PendingRecord]) -> dict[str, RuleFiles]:
+        """Rule texts for this batch: those its records refer to, and some of the others."""
+        if not self._files:
+            return {}
+        due = {entry.record.revision: None for entry in entries if entry.record.revision in self._files}
+        for revision in self._files:
+            if len(due) >= _REVISIONS_PER_BATCH:
+                break
+            due[revision] = None
+        return {revision: self._files[revision] for revision in due}
+
+    def _write(self, entries: list[PendingRecord], files: dict[str, RuleFiles]) -> None:
+        if self.last_problem is not None and time.monotonic() < self._retry_at and not self._closed:
+            self._settle([(entry, StoreUnavailable(self.last_problem)) for entry in entries])
+            return
+        started = time.perf_counter_ns()
+        try:
+            if entries or files:
+                doubtful = self._writer.write(entries, files)
+            elif self.last_problem is not None:
+                doubtful = []
+                self._writer.probe()
+            else:
+                return
+        except StoreUnavailable as error:
+            self._note_problem(error)
+            self._settle([(entry, error) for entry in entries])
+        except Exception as error:  # noqa: BLE001 - goes to whoever appended it; the thread must live on
+            self._isolate(error, entries, files)
+        else:
+            self.last_commit_us = (time.perf_counter_ns() - started) // 1000
+            self.last_problem, self._pause_s = None, 0.0
+            if files:
+                with self._lock:
+                    self._durable_revisions.update(files)
+                    for revision in files:
+                        del self._files[revision]
+            if entries:
+                self.batches += 1
+                self.rows += len(entries)
+            if doubtful:
+                self._settle([(entry, self._settle_doubt(entry)) for entry in entries])
+            else:
+                self._settle([(entry, APPENDED) for entry in entries])
+
+    def _isolate(self, error: Exception, entries: list[PendingRecord], files: dict[str, RuleFiles]) -> None:
+        """One record that SQLite cannot take must not fail its neighbours."""
+        if len(entries) > 1 or (entries and files):
+            if files:
+                self._write([], files)
+            for entry in entries:
+                self._write([entry], {})
+        elif entries:
+            self._settle([(entries[0], error)])
+        else:
+            with self._lock:
+                for revision in files:
+                    del self._files[revision]
+            self._note_problem(error)
+
+    def _settle_doubt(self, entry: PendingRecord) -> Written | Exception:
+        """Whose row the UNIQUE index kept: ours, or that of the same call recorded before."""
+        try:
+            found = self._writer.find_recorded(entry)
+        except StoreUnavailable as error:
+            return error
+        if isinstance(found, AlreadyRecorded):
+            self.rows -= 1
+            self.already_recorded += 1
+        return found
+
+    def _note_problem(self, error: Exception) -> None:
+        self.failed_batches += 1
+        self.last_problem = str(error)
+        self._pause_s = min(max(self._pause_s * 2, self._first_pause_s), _LONGEST_PAUSE_S)
+        self._retry_at = time.monotonic() + self._pause_s
+
+    def _settle(self, settled: Sequence[tuple[PendingRecord, Written | Exception]]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Written], Written | Exception]]] = {}
+        with self._lock:
+            for entry, outcome in settled:
+                key = (entry.record.merchant, entry.record.transaction_id)
+                others = self._in_flight.pop(key)
+                if len(others) > 1:
+                    self._in_flight[key] = tuple(other for other in others if other is not entry)
+                for future in entry.settle(outcome):
+                    by_loop.setdefault(future.get_loop(), []).append((future, outcome))
+        for loop, resolved in by_loop.items():
+            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(resolve_all, resolved)
+
+    # ---- the end ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Writes what waits, takes a checkpoint and lets go of the file; blocks until that is done."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
+        self._writer.close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        if self._slot is not None:
+            self._slot.release()
+
+    def __enter__(self) -> DecisionLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
