@@ -49,6 +49,7 @@ _SEED: Final = 4217
 _MEMBERS: Final = 3  # entries of a list that are tried
 _OTHER_CURRENCIES: Final = ("XAF", "XAG")
 _OTHER_TEXT: Final = "ZZ"
+_OTHER_ADDRESS: Final = "192.0.2.1"
 
 Values: TypeAlias = dict[FactName, list[FactValue]]
 
@@ -254,7 +255,7 @@ def _literal_and_another(value: str | int | bool, fact_type: FactType) -> Iterat
     elif fact_type is FactType.BIN:
         yield from (value, value + "0", value[:-1])
     else:
-        yield from (value, _OTHER_TEXT)
+        yield from (value, _OTHER_ADDRESS if fact_type is FactType.IP else _OTHER_TEXT)
 
 
 def _two_of(fact_type: FactType) -> tuple[FactValue, ...]:
@@ -268,7 +269,9 @@ def _two_of(fact_type: FactType) -> tuple[FactValue, ...]:
             return True, False
         case FactType.BIN:
             return "407024", "40702411"
-        case FactType.COUNTRY | FactType.WORD | FactType.CURRENCY | FactType.TEXT | FactType.CARD | FactType.IP:
+        case FactType.IP:
+            return _OTHER_ADDRESS, "2001:db8::1"
+        case FactType.COUNTRY | FactType.WORD | FactType.CURRENCY | FactType.TEXT | FactType.CARD:
             return "AA", _OTHER_TEXT
         case _:
             assert_never(fact_type)
@@ -293,7 +296,7 @@ def _listed_and_another(value: str, kind: ListKind) -> Iterator[FactValue]:
 
 def _unlisted(kind: ListKind) -> tuple[FactValue, ...]:
     if kind is ListKind.IP:
-        return "192.0.2.1", "2001:db8::1"
+        return _OTHER_ADDRESS, "2001:db8::1"
     if kind is ListKind.BIN:
         return ("000000",)
     return (_OTHER_TEXT, f"{_OTHER_TEXT}2")
