@@ -305,13 +305,20 @@ def _entries(directory: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 raise
             continue
         for entry in found:
-            if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+            if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and not _is_folder(entry):
                 yield folder + entry.name, entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere
+        return False
 
 
 def _signature(entry: os.DirEntry[str]) -> Signature:
     try:
         found = entry.stat()
-    except FileNotFoundError:  # removed between the listing and now
+    except OSError:  # removed since the listing, or a link to nowhere: reading it says what is wrong
         return (0, 0, 0)
     return (found.st_mtime_ns, found.st_size, found.st_ino)
