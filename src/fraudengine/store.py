@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -33,6 +34,8 @@ from .diagnostics import StoreUnavailable
 
 __all__ = [
     "Database",
+    "Migrations",
+    "Schema",
     "ScreeningIds",
     "WorkerSlot",
     "claim_worker_slot",
@@ -92,6 +95,14 @@ def m0001_screenings(db: Database) -> None:
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of one kind of file; `application_id` in its header tells it from every other kind."""
+
+    migrations: Migrations
+    application_id: int
+
+
 # ---- opening --------------------------------------------------------------------------------------
 
 WRITER_CACHE_KIB: Final = 65_536
@@ -100,13 +111,19 @@ CHECKPOINT_BUSY_MS: Final = 100
 
 
 def open_database(
-    path: Path, *, create: bool = True, query_only: bool = False, busy_timeout_ms: int = 5_000
+    path: Path,
+    *,
+    create: bool = True,
+    query_only: bool = False,
+    busy_timeout_ms: int = 5_000,
+    schema: Schema | None = None,
 ) -> Database:
-    """The database with its tables up to date; usable from any one thread at a time.
+    """The database with its tables up to date (by default the decision log's); for one thread at a time.
 
     A file that is made gets mode 0600, and its directory 0700 when that is made too. `query_only` refuses
     writes and applies no migration. Raises StoreUnavailable.
     """
+    schema = schema or Schema(migrations, APPLICATION_ID)
     try:
         if create and not query_only:
             _create_private_file(path)
@@ -130,14 +147,14 @@ def open_database(
         database = Database(connection, execute_plugins=False)
         database.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB if query_only else WRITER_CACHE_KIB}")
         database.execute("PRAGMA foreign_keys = ON")
-        _refuse_foreign_or_newer(database, path)
+        _refuse_foreign_or_newer(database, path, schema)
         if query_only:
             database.execute("PRAGMA query_only = ON")
         else:
             database.enable_wal()
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA wal_autocheckpoint = 0")
-            _migrate(database, path)
+            _migrate(database, path, schema)
     except sqlite3.Error as error:
         connection.close()
         raise explain_error(error, path) from error
@@ -155,33 +172,34 @@ def _create_private_file(path: Path) -> None:
         return
 
 
-def _migrate(database: Database, path: Path) -> None:
-    if not migrations.pending(database):
+def _migrate(database: Database, path: Path, schema: Schema) -> None:
+    if not schema.migrations.pending(database):
         return
     database.execute("BEGIN IMMEDIATE")
     try:
-        _refuse_foreign_or_newer(database, path)
-        migrations.apply(database)
+        _refuse_foreign_or_newer(database, path, schema)
+        schema.migrations.apply(database)
         database.commit()
     finally:
         database.rollback()
 
 
-def _refuse_foreign_or_newer(database: Database, path: Path) -> None:
-    unknown = {done.name for done in migrations.applied(database)} - _known_migrations()
+def _refuse_foreign_or_newer(database: Database, path: Path, schema: Schema) -> None:
+    unknown = {done.name for done in schema.migrations.applied(database)} - _known_migrations(schema)
     if unknown:
         raise StoreUnavailable(
             f"{path} was written by a newer release of fraudengine (it holds {', '.join(sorted(unknown))}): "
             "install that release, or restore a backup made before the upgrade"
         )
     application_id = database.execute("PRAGMA application_id").fetchone()[0]
-    if application_id != APPLICATION_ID and (application_id or database.table_names()):
+    if application_id != schema.application_id and (application_id or database.table_names()):
         raise StoreUnavailable(f"{path} is a database of another program: name another file")
 
 
-def _known_migrations() -> set[str]:
+def _known_migrations(schema: Schema) -> set[str]:
     with closing(sqlite3.connect(":memory:")) as empty:
-        return {migration.name for migration in migrations.pending(Database(empty, execute_plugins=False))}
+        pending = schema.migrations.pending(Database(empty, execute_plugins=False))
+        return {migration.name for migration in pending}
 
 
 def take_checkpoint(connection: sqlite3.Connection, busy_timeout_ms: int) -> bool:
