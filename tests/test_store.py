@@ -80,7 +80,7 @@ def test_database_of_another_program_is_refused(path: Path) -> None:
 def test_garbage_is_named_as_damage(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(os.urandom(8192))
-    with pytest.raises(StoreUnavailable, match="not a database.*restore a backup"):
+    with pytest.raises(StoreUnavailable, match=r"not a database.*restore a backup"):
         store.open_database(path)
 
 

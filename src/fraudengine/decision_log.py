@@ -82,7 +82,7 @@ class RecordedScreening:
 _SELECT_EARLIER: Final = (
     "SELECT id, request_hash, card_identity, currency, minor FROM screenings INDEXED BY screenings_request"
     " WHERE transaction_hash = ? AND transaction_id = ?"
-    " AND merchant_id = (SELECT id FROM merchants WHERE name = ?) ORDER BY id"
+    " AND merchant_id = (SELECT id FROM merchants WHERE name = ?)"
 )
 _SELECT_RECORDED: Final = (
     "SELECT s.id, m.name, s.transaction_id, s.at_us, s.answered_us, s.currency, s.minor, s.outcome, s.code,"
@@ -327,7 +327,7 @@ class DecisionLog:
         taken: list[PendingRecord | None] = []
         with suppress(Empty):
             taken.append(self._queue.get(timeout=timeout))
-            if self._max_delay_us:
+            if self._max_delay_us and not self._closed:
                 deadline = time.monotonic() + self._max_delay_us / 1e6
                 while len(taken) < self._max_batch and (left := deadline - time.monotonic()) > 0:
                     taken.append(self._queue.get(timeout=left))

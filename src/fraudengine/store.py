@@ -223,7 +223,7 @@ _WHAT_TO_DO: Final[dict[int, str]] = {
     sqlite3.SQLITE_IOERR: "the disk failed to read or write: check the volume and the system log",
     sqlite3.SQLITE_READONLY: "it cannot be written: check the owner, the mode and whether the volume is read-only",
     sqlite3.SQLITE_PERM: "access is denied: check the owner and the mode",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that the directory exists and belongs to this user",
+    sqlite3.SQLITE_CANTOPEN: "check that its directory exists, is this user's, and is not on a read-only volume",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: stop, keep a copy, and restore a backup",
     sqlite3.SQLITE_NOTADB: "the file is not a database or is damaged: keep a copy, and restore a backup",
     sqlite3.SQLITE_BUSY: "another process holds it locked: find who writes to it (`fuser`) and stop that",
