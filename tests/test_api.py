@@ -23,6 +23,7 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
+from fraudengine import serve as server_module
 from fraudengine.api import create_app
 from fraudengine.api.answers import ScreeningAnswer
 from fraudengine.api.problems import KINDS
@@ -432,17 +433,24 @@ def test_the_examples_of_the_documentation_are_true(call: Call) -> None:
 
 
 def serve_stand_in() -> None:
-    """What the subprocess below runs; the port and the screener's delay come as arguments."""
+    """What the subprocess below runs; the screener's delay and the server's patience come as arguments."""
     screener = StandIn()
-    screener.delay_s = float(sys.argv[2])
-    serve(Config(port=int(sys.argv[1])), screener)
+    screener.delay_s = float(sys.argv[1])
+    server_module.ARRIVAL_SECONDS = float(sys.argv[2])  # type: ignore[misc]
+    serve(Config(port=0), screener)
 
 
 @contextmanager
-def served(delay_s: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def served(delay_s: float = 0.0, arrival_s: float = 10.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
     process = subprocess.Popen(
-        [sys.executable, "-c", "from tests.test_api import serve_stand_in; serve_stand_in()", "0", str(delay_s)],
+        [
+            sys.executable,
+            "-c",
+            "from tests.test_api import serve_stand_in; serve_stand_in()",
+            str(delay_s),
+            str(arrival_s),
+        ],
         cwd=ROOT,
         env={**environ, "PYTHONPATH": str(ROOT / "src")},
         stderr=subprocess.PIPE,
@@ -498,6 +506,21 @@ def test_a_real_server_ends_endless_headers(server: tuple[subprocess.Popen[str],
         except (BrokenPipeError, ConnectionResetError):
             pass
         assert not received or received.startswith(b"HTTP/1.1 400")
+
+
+def test_a_request_that_does_not_arrive_whole_is_ended() -> None:
+    head = b"POST /v1/screenings HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n"
+    with served(arrival_s=0.2) as (_, port):
+        for begun, answered in ((b"", b""), (b"POST /v1/scr", b"HTTP/1.1 408"), (head + b"{", b"HTTP/1.1 408")):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(begun)
+                received = b""
+                while chunk := connection.recv(65_536):
+                    received += chunk
+                assert received.startswith(answered)
+                assert bool(received) == bool(answered)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            assert client.post("/v1/screenings", json=EXAMPLE).status_code == 200
 
 
 def test_a_client_that_leaves_in_the_middle_hurts_nobody(server: tuple[subprocess.Popen[str], int]) -> None:

@@ -6,7 +6,6 @@ What is given up is dependency injection on this one route; OpenAPI documents it
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import Final, Protocol
@@ -16,12 +15,11 @@ from starlette.types import Receive, Scope, Send
 from ..cards import CardKey
 from ..facts import Transaction
 from ..request import read_transaction
-from .problems import INTERNAL, MEDIA_TYPE_REFUSED, TIMEOUT, TOO_LARGE, Problem, problem_for
+from .problems import INTERNAL, MEDIA_TYPE_REFUSED, TOO_LARGE, Problem, problem_for
 
 _log = logging.getLogger(__name__)
 
 PATH: Final = "/v1/screenings"
-BODY_SECONDS: Final = 10.0  # a gateway sends about a kilobyte
 DRAIN_BYTES: Final = 32 * 1024 * 1024  # a refused body up to this is read and dropped, so that the answer arrives
 
 _JSON: Final = (b"content-type", b"application/json")
@@ -77,7 +75,7 @@ class ScreeningEndpoint:
         await send_problem(problem, send)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, never holding more than the bound."""
+        """The whole body, never holding more than the bound. How long it may take is the server's to bound."""
         length, expects = 0, False
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -95,17 +93,13 @@ class ScreeningEndpoint:
             if not expects and length <= DRAIN_BYTES:
                 await self._drain(receive)
             raise _Refused(self._too_large())
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise _Disconnected
-                first: bytes = message.get("body", b"")
-                if not message.get("more_body", False) and len(first) <= self._max_body_bytes:
-                    return first
-                return await self._read_rest(first, message.get("more_body", False), receive)
-        except TimeoutError:
-            raise _Refused(Problem(TIMEOUT, TIMEOUT.help, close=True)) from None
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _Disconnected
+        first: bytes = message.get("body", b"")
+        if not message.get("more_body", False) and len(first) <= self._max_body_bytes:
+            return first
+        return await self._read_rest(first, message.get("more_body", False), receive)
 
     async def _read_rest(self, first: bytes, more: bool, receive: Receive) -> bytes:
         chunks, size = [first], len(first)
@@ -126,16 +120,12 @@ class ScreeningEndpoint:
     async def _drain(self, receive: Receive) -> None:
         """Reads and drops the rest: a server that closes on unread bytes resets, and the answer is lost."""
         size, more = 0, True
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while more and size <= DRAIN_BYTES:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        raise _Disconnected
-                    size += len(message.get("body", b""))
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            return
+        while more and size <= DRAIN_BYTES:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise _Disconnected
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
 
     def _too_large(self) -> Problem:
         return Problem(TOO_LARGE, f"The body has more than {self._max_body_bytes} bytes.", close=True)
