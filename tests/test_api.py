@@ -337,9 +337,13 @@ def test_the_effective_rule_set(call: Call) -> None:
     assert shown["lists"]["blocked"] == {"of": "country", "help": "Countries.", "entries": 2, "origin": "platform"}
 
 
-@pytest.mark.parametrize("merchant", ["nobody", "refused", PAN, "%0a", "x" * 64])
+@pytest.mark.parametrize("merchant", ["nobody", PAN, "%0a", "x" * 64])
 def test_the_rule_set_of_nobody(call: Call, merchant: str) -> None:
     expect_problem(call("GET", f"/v1/merchants/{merchant}/rules"), "unknown-merchant")
+
+
+def test_the_rule_set_of_a_merchant_whose_file_is_refused(call: Call) -> None:
+    expect_problem(call("GET", "/v1/merchants/refused/rules"), "rules-refused")
 
 
 def test_a_name_that_is_too_long_is_an_invalid_request(call: Call) -> None:

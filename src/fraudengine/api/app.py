@@ -138,7 +138,7 @@ def _documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 
 
 def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
-    post = ("not-json", "invalid-transaction", "unknown-merchant", "request-timeout", "too-large")
+    post = ("not-json", "invalid-transaction", "unknown-merchant", "rules-refused", "request-timeout", "too-large")
     after = ("unsupported-media-type", "internal-error", "store-unavailable")
 
     @app.post(
@@ -176,7 +176,7 @@ def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
         tags=["rules"],
         summary="The effective rule set of a merchant",
         response_model=RuleSetAnswer,
-        responses=_documented(KINDS["unknown-merchant"], INVALID_REQUEST),
+        responses=_documented(KINDS["unknown-merchant"], KINDS["rules-refused"], INVALID_REQUEST),
     )
     async def rules(merchant: Annotated[str, Path(max_length=64)]) -> RuleSetAnswer:
         """Every rule with its origin and mode, the settings in force, the lists with their number of entries."""

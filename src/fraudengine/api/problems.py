@@ -44,7 +44,13 @@ UNKNOWN_MERCHANT = Kind(
     "unknown-merchant",
     404,
     "No rule set has that merchant's name",
-    "Add rules/merchants/NAME.yaml, or correct the file if `fraudengine check` refuses it.",
+    "Add rules/merchants/NAME.yaml; it takes effect within a second.",
+)
+RULES_REFUSED = Kind(
+    "rules-refused",
+    503,
+    "The merchant's rule file is refused",
+    "Nothing was decided: the file has mistakes and no older rules are in force. `fraudengine check` names them.",
 )
 UNKNOWN_SCREENING = Kind(
     "unknown-screening", 404, "No screening has that id", "Take the `screening_id` of an answer."
@@ -73,6 +79,7 @@ KINDS: Final[dict[str, Kind]] = {
         INVALID_TRANSACTION,
         INVALID_REQUEST,
         UNKNOWN_MERCHANT,
+        RULES_REFUSED,
         UNKNOWN_SCREENING,
         NOT_FOUND,
         METHOD_NOT_ALLOWED,
@@ -133,8 +140,11 @@ def problem_for(error: Exception) -> Problem | None:
         case InvalidTransaction():
             problems = ((error.field, error.problem),)
             return Problem(INVALID_TRANSACTION, in_words(problems), problems)
+        case UnknownMerchant(refused=True):
+            why = "its rule file is refused"
+            return Problem(RULES_REFUSED, "The merchant's rule file is refused.", (("merchant", why),))
         case UnknownMerchant():
-            why = "the merchant's rule file is refused" if error.refused else "no rule file has that name"
+            why = "no rule file has that name"
             return Problem(UNKNOWN_MERCHANT, f"Unknown merchant: {why}.", (("merchant", why),))
         case StoreUnavailable():
             return Problem(UNAVAILABLE, "Nothing was decided, because the decision could not have been recorded.")

@@ -1,0 +1,339 @@
+"""The service as a gateway meets it: a real process, a real port, real files."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .running import CARD, TRANSACTION, Service, copy_data, copy_rules, files_below, running_service, wait_until
+
+# Published scheme test numbers, as they are, spaced and dashed.
+TEST_PANS = ("4111111111111111", "5555555555554444", "378282246310005", "6011111111111117", "3530111333300000")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for the tests that leave its files alone."""
+    with running_service(tmp_path_factory.mktemp("shared")) as service:
+        yield service
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Service]:
+    with running_service(tmp_path / "own") as service:
+        yield service
+
+
+# ---- decisions ------------------------------------------------------------------------------------
+
+
+def test_a_screening_is_answered_and_can_be_read_again(shared: Service) -> None:
+    answer = shared.screen(transaction_id="read-1", amount="450.000").json()
+    assert (answer["decision"], answer["reason"]["code"]) == ("challenge", "AMOUNT_NEEDS_3DS")
+    assert answer["three_ds"] == {"challenge_indicator": "04"}
+    assert answer["matches"] == [
+        {
+            "rule": "challenge-above",
+            "outcome": "challenge",
+            "code": "AMOUNT_NEEDS_3DS",
+            "mode": "live",
+            "because": [{"fact": "amount", "value": "450.000 TND", "test": "over 300.000 TND"}],
+        }
+    ]
+    assert answer["data"] == {"ip_country": "2026-06-25", "bins": "2026-11-23"}
+    recorded = shared.client.get(f"/v1/screenings/{answer['screening_id']}").json()
+    assert recorded["answer"] == answer
+    assert recorded["transaction"]["card"]["last4"] == "1111"
+    assert recorded["facts"]["ip_country"] == "TN"
+
+
+def test_an_address_abroad_is_refused_by_the_real_table(shared: Service) -> None:
+    answer = shared.screen(transaction_id="abroad", ip_address="8.8.8.8").json()
+    assert (answer["decision"], answer["indicators"]["ip_country"]) == ("refuse", "US")
+
+
+def test_a_retried_call_gets_the_recorded_answer(shared: Service) -> None:
+    first = shared.screen(transaction_id="retry-1")
+    again = shared.client.post(
+        "/v1/screenings", json=dict(reversed((TRANSACTION | {"transaction_id": "retry-1"}).items()))
+    )
+    assert again.content == first.content
+
+
+def test_the_second_step_settles_a_challenge(shared: Service) -> None:
+    first = shared.screen(transaction_id="step-1", amount="450.000").json()
+    second = shared.screen(
+        transaction_id="step-1", amount="450.000", three_ds={"status": "Y", "eci": "05", "version": "2.2.0"}
+    ).json()
+    assert (first["decision"], second["decision"]) == ("challenge", "accept")
+    assert second["reason"]["code"] == "THREE_DS_AUTHENTICATED"
+    assert second["screening_id"] != first["screening_id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "decision"),
+    [
+        ({}, "accept"),
+        ({"amount": "449.999"}, "accept"),
+        ({"amount": "450.001"}, "challenge"),
+        ({"currency": "EUR", "amount": "450.00"}, "challenge"),
+        ({"card": {"pan": "4242424242424242", "country": "TN"}}, "challenge"),
+    ],
+    ids=["same", "lower amount", "one millime more", "other currency", "other card"],
+)
+def test_a_3ds_result_counts_only_for_what_it_was_asked_for(
+    shared: Service, request: pytest.FixtureRequest, changes: dict[str, object], decision: str
+) -> None:
+    name = f"belongs-{request.node.name}"[:120]
+    assert shared.screen(transaction_id=name, amount="450.000").json()["decision"] == "challenge"
+    step = {"transaction_id": name, "amount": "450.000", "three_ds": {"status": "Y", "eci": "05"}} | changes
+    assert shared.screen(**step).json()["decision"] == decision
+
+
+def test_a_result_cannot_be_carried_to_a_larger_amount_in_two_steps(shared: Service) -> None:
+    result = {"status": "Y", "eci": "05", "ds_trans_id": "d-1"}
+    for amount, three_ds in (("310.000", None), ("1900.000", result), ("1900.000", {**result, "version": "2.2.0"})):
+        sent = {"transaction_id": "carry", "amount": amount} | ({"three_ds": three_ds} if three_ds else {})
+        assert shared.screen(**sent).json()["decision"] == "challenge"
+
+
+def test_unknown_merchant(shared: Service) -> None:
+    response = shared.screen(merchant="nobody")
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_unknown_merchant_can_fall_back_to_platform(tmp_path: Path) -> None:
+    with running_service(tmp_path / "fallback", {"FRAUDENGINE_UNKNOWN_MERCHANT": "platform"}) as service:
+        answer = service.screen(merchant="nobody").json()
+        assert answer["decision"] == "accept"
+        recorded = service.client.get(f"/v1/screenings/{answer['screening_id']}").json()
+        assert recorded["rule_set"] == "platform"
+
+
+def test_a_merchant_cannot_be_called_platform(shared: Service) -> None:
+    assert shared.screen(merchant="platform").status_code == 404
+
+
+# ---- rules while running --------------------------------------------------------------------------
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def test_an_edit_takes_effect_within_a_second_and_a_bad_one_changes_nothing(own: Service) -> None:
+    merchant = own.rules / "merchants/carthage-market.yaml"
+    sent = iter(range(10_000))
+
+    def decision() -> str:
+        return str(own.screen(transaction_id=f"edit-{next(sent)}", amount="280.000").json()["decision"])
+
+    assert decision() == "accept"
+    edit(merchant, "challenge_above: {TND: 300}", "challenge_above: {TND: 250}")
+    assert wait_until(lambda: decision() == "challenge", "the edit takes effect") < 1.0
+
+    edit(merchant, "challenge_above: {TND: 250}", "challenge_above: {TND: 200.0001}")
+    wait_until(lambda: own.problems() != [], "the bad edit is reported")
+    (problem,) = own.problems()
+    assert "merchants/carthage-market.yaml:6" in problem
+    assert "stay in force" in problem
+    assert own.client.get("/readyz").status_code == 200
+    assert decision() == "challenge"
+    wait_until(lambda: any("too many decimals" in line for line in own.stderr), "the log says so")
+    status = fraudengine("status", "--url", own.url)
+    assert status.returncode == 1
+    assert "too many decimals" in status.stdout
+
+    edit(merchant, "challenge_above: {TND: 200.0001}", "challenge_above: {TND: 300}")
+    wait_until(lambda: own.problems() == [], "the mended file is taken up")
+    assert decision() == "accept"
+
+
+def test_a_past_decision_keeps_the_rules_that_made_it(own: Service) -> None:
+    first = own.screen(transaction_id="past", amount="450.000").json()
+    edit(own.rules / "merchants/carthage-market.yaml", "challenge_above: {TND: 300}", "challenge_above: {TND: 900}")
+    wait_until(
+        lambda: own.client.get("/v1/merchants/carthage-market/rules").json()["revision"] != first["revision"],
+        "the edit is in force",
+    )
+    assert own.stop() == 0
+    with sqlite3.connect(f"file:{own.state / 'decisions.db'}?mode=ro", uri=True) as database:
+        texts = [row[0] for row in database.execute("SELECT text FROM rule_texts")]
+    database.close()
+    assert any("challenge_above: {TND: 300}" in text for text in texts)
+
+
+def test_a_merchant_that_was_bad_from_the_start_is_refused_alone(tmp_path: Path) -> None:
+    rules = copy_rules(tmp_path / "rules")
+    edit(rules / "merchants/medina-topup.yaml", "then: refuse", "then: refuze")
+    with running_service(tmp_path) as service:
+        assert service.screen().status_code == 200
+        assert "medina-topup" in service.problems()[0]
+        response = service.screen(merchant="medina-topup")
+        assert response.status_code == 503
+        assert response.json()["type"] == "/problems/rules-refused"
+
+
+# ---- data while running ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ip-country.mmdb", "bins.dat"])
+def test_a_bad_replacement_leaves_the_old_table_in_use(own: Service, name: str) -> None:
+    replaced = own.data / name
+    good = replaced.read_bytes()
+    for bad in (b"", good[: len(good) // 2], b"garbage" * 1000):
+        beside = own.data / "new"
+        beside.write_bytes(bad)
+        os.replace(beside, replaced)
+        wait_until(lambda: own.problems() != [], "the bad file is reported")
+        assert name in own.problems()[0]
+        assert "stays in use" in own.problems()[0]
+        answer = own.screen(transaction_id=f"{name}-{len(bad)}", card={"pan": "5555555555554444"}).json()
+        assert answer["indicators"]["ip_country"] == "TN"
+        beside.write_bytes(good)
+        os.replace(beside, replaced)
+        wait_until(lambda: own.problems() == [], "the good file is taken up")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage" * 1000], ids=["missing", "empty", "garbage"])
+@pytest.mark.parametrize("name", ["ip-country.mmdb", "bins.dat"])
+def test_a_bad_table_at_start_is_a_clear_error(tmp_path: Path, name: str, content: bytes | None) -> None:
+    data = copy_data(tmp_path / "data")
+    (data / name).unlink()
+    if content is not None:
+        (data / name).write_bytes(content)
+    ended = fraudengine("serve", "--data", str(data), "--state", str(tmp_path / "var"), "--port", "0")
+    assert ended.returncode in (1, 3)
+    assert name in ended.stderr
+    assert "fraudengine data build-" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# ---- card numbers ---------------------------------------------------------------------------------
+
+
+def test_no_card_number_reaches_any_file_or_answer(tmp_path: Path) -> None:
+    """Plants card numbers where callers might put them and reads back everything that the system wrote."""
+    own_key = {"FRAUDENGINE_DEVELOPMENT": "0", "FRAUDENGINE_CARD_KEY": "5c" * 32}
+    with running_service(tmp_path / "own", own_key) as service:
+        plant_and_search(service)
+
+
+def plant_and_search(own: Service) -> None:
+    answers = []
+    for number, pan in enumerate(TEST_PANS):
+        spaced = " ".join(re.findall("....|...$|..$|.$", pan))
+        for position, planted in enumerate((pan, spaced, spaced.replace(" ", "-"), f"card {pan} please")):
+            name = f"{number}-{position}"
+            answers += [
+                own.screen(transaction_id=name, card={"pan": pan}),
+                own.screen(
+                    transaction_id=f"{name}-fields", order_ref=planted, customer_id=planted, email=f"{pan}@b.tn"
+                ),
+                own.screen(transaction_id=planted, metadata={"note": planted}, device_id=planted),
+                own.screen(transaction_id=f"{name}-bad", card={"pan": pan[:-1] + str((int(pan[-1]) + 1) % 10)}),
+                own.screen(transaction_id=f"{name}-where", merchant=planted),
+                own.screen(transaction_id=f"{name}-odd", **{f"field {planted}": planted}),
+                own.screen(
+                    transaction_id=f"{name}-amount", amount=planted, ip_address=planted, card={"pan": planted}
+                ),
+                own.client.get(f"/v1/screenings/{planted}"),
+                own.client.get(f"/v1/merchants/{planted}/rules"),
+                own.client.get(f"/{planted}?{planted}"),
+                own.client.post("/v1/screenings", content=f'{{"card": {{"pan": "{pan}"'),
+            ]
+    edit(own.rules / "merchants/carthage-market.yaml", "ticket: SUP-1042", f"ticket: {TEST_PANS[0]}")
+    wait_until(lambda: own.problems() != [], "the rule file with a card number is refused")
+    answers.append(own.client.get("/readyz"))
+    assert own.stop() == 0
+
+    assert sum(response.status_code == 200 for response in answers) >= 3 * 4 * len(TEST_PANS)
+    written = {str(response.request.url): response.content for response in answers}
+    written |= {str(path): content for path, content in files_below(own.state).items()}
+    written["standard error"] = "".join(own.stderr).encode()
+    assert own.state / "decisions.db" in files_below(own.state)
+    spellings = [spelling for pan in TEST_PANS for spelling in _spellings(pan)]
+    for place, content in written.items():
+        for spelling in spellings:
+            assert spelling not in content, f"a card number is in {place}"
+
+
+def _spellings(pan: str) -> list[bytes]:
+    groups = re.findall("....|...$|..$|.$", pan)
+    return [pan.encode(), " ".join(groups).encode(), "-".join(groups).encode()]
+
+
+def test_a_crash_shows_no_card_number() -> None:
+    """What Python prints of a fault while a card number is at hand: no locals, and types that hide theirs."""
+    code = (
+        "import faulthandler, traceback, sys\n"
+        "from fraudengine.cards import CardKey, Pan\n"
+        "pan = Pan.parse(sys.stdin.read()); key = CardKey(bytes(32))\n"
+        "print(repr(pan), str(pan), f'{pan}', [pan], {'p': pan}, vars(type(pan)))\n"
+        "def fail(pan, key): raise RuntimeError(pan, key)\n"
+        "try: fail(pan, key)\n"
+        "except RuntimeError as e:\n"
+        "    shown = traceback.TracebackException.from_exception(e, capture_locals=True)\n"
+        "    print(''.join(shown.format()))\n"
+        "fail(pan, key)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], input=TEST_PANS[0], capture_output=True, text=True, check=False
+    )
+    assert "RuntimeError" in ended.stderr
+    assert "411111******1111" in ended.stdout
+    assert TEST_PANS[0] not in ended.stdout + ended.stderr
+
+
+# ---- command line ---------------------------------------------------------------------------------
+
+
+def fraudengine(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs one command from the repository, with no settings of the surroundings."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "fraudengine", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=clean | environment,
+        cwd=Path(__file__).parent.parent,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_status_without_a_service() -> None:
+    ended = fraudengine("status", "--url", "http://127.0.0.1:9")
+    assert ended.returncode == 3
+    assert "no service answers" in ended.stderr
+
+
+def test_a_taken_port(shared: Service, tmp_path: Path) -> None:
+    port = shared.url.rpartition(":")[2]
+    ended = fraudengine("serve", "--port", port, "--state", str(tmp_path), FRAUDENGINE_DEVELOPMENT="1")
+    assert ended.returncode == 3
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+
+
+def test_service_and_command_share_one_log(shared: Service) -> None:
+    first = shared.screen(transaction_id="both-1", card=CARD)
+    ended = fraudengine(
+        "screen",
+        "-",
+        "--format",
+        "json",
+        "--state",
+        str(shared.state),
+        stdin=first.request.content.decode(),
+    )
+    assert ended.stdout.strip().replace(" ", "") == first.text.replace(" ", "")
