@@ -19,7 +19,15 @@ from ..decision import Match
 from ..facts import Facts
 from ..rules.ast import Lists, Mode, Rule, RuleId, RuleSet
 from .atoms import Evaluate, Evaluator, build_evaluator
-from .durable_core import MESSAGE_HEAD, MESSAGE_TAIL, CompiledForm, claim_core, release_unused, require_owner
+from .durable_core import (
+    MESSAGE_HEAD,
+    MESSAGE_TAIL,
+    REMEMBERED_ANSWERS,
+    CompiledForm,
+    claim_core,
+    release_unused,
+    require_owner,
+)
 from .lowering import RULE_NAMES, FormPlan, FormRule, Test, plan_forms, tests_of
 
 __all__ = ["FormCache", "OnlineRuleSet", "claim_core", "compile_rule_set"]
@@ -30,13 +38,14 @@ CheckKey: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 class FormCache:
     """Compiled forms by their text, for as long as a rule set holds them."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered_answers: int = REMEMBERED_ANSWERS) -> None:
+        self._remembered_answers = remembered_answers
         self._forms: WeakValueDictionary[str, CompiledForm] = WeakValueDictionary()
 
     def form(self, text: str) -> CompiledForm:
         found = self._forms.get(text)
         if found is None:
-            found = self._forms[text] = CompiledForm(text)
+            found = self._forms[text] = CompiledForm(text, self._remembered_answers)
         return found
 
     def __len__(self) -> int:
@@ -101,7 +110,7 @@ class OnlineRuleSet:
         matches = self._matches
         if len(found) == 1:
             return (matches[found[0]],) if found[0] >= 0 else ()
-        return tuple([matches[index] for index in sorted(set(found)) if index >= 0])
+        return tuple([matches[index] for index in sorted(found) if index >= 0])
 
     def release(self) -> None:
         """Lets go of the compiled forms; those that no other rule set holds give their memory back."""
