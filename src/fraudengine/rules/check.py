@@ -15,8 +15,8 @@ from ..diagnostics import Diagnostic, Span, suggest
 from ..facts import CATALOGUE, METADATA_TYPES, FactSpec, FactType, ListKind, Origin
 from . import check_values as values
 from .ast import ListEntry, ListName, Literal, MoneyFigures, Outcome
-from .check_conditions import read_figures, read_operand
 from .check_lists import MAX_ENTRIES, read_entries, says_dates
+from .check_operands import read_figures, read_operand
 from .check_rules import known_keys, read_changes, read_rules, read_text, read_word
 from .check_values import Wrong
 from .checked import (
@@ -80,10 +80,18 @@ def read_file(path: str, text: str) -> tuple[CheckedFile | None, tuple[Diagnosti
     node, found = read_document(path, text)
     if node is None:
         return None, in_order(found)
-    doubtful = [item.span for item in found if item.code in ("card-number", "anchor")]
+    # What was hidden or left out is no mistake a second time.
+    doubtful = [(item.span, item.code == "anchor") for item in found if item.code in ("card-number", "anchor")]
     mistakes = Mistakes()
     file = _FileReader(path, text, mistakes).read(node)
-    said = [item for item in mistakes.found if not any(_overlap(item.span, span) for span in doubtful)]
+    said = [
+        item
+        for item in mistakes.found
+        if not any(
+            item.span.line == span.line if whole_line else _touches(item.span, span)
+            for span, whole_line in doubtful
+        )
+    ]
     return file, in_order([*found, *said])
 
 
@@ -100,7 +108,7 @@ def names_written(path: str, text: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _overlap(one: Span, other: Span) -> bool:
+def _touches(one: Span, other: Span) -> bool:
     return one.line == other.line and one.column < other.end_column and other.column < one.end_column
 
 

@@ -25,7 +25,6 @@ from .ast import (
     IsUnknown,
     ListName,
     Literal,
-    MoneyFigures,
     Not,
     OneOf,
     Op,
@@ -33,6 +32,7 @@ from .ast import (
     SettingRef,
     StartsWith,
 )
+from .check_operands import read_figures, read_operand, with_article
 from .check_values import Wrong
 from .checked import ListUse, Mistakes, SettingUse, one_of_words, shown
 from .yamldoc import Mapping as MappingNode
@@ -84,7 +84,7 @@ _PLAIN_EQUALITY: Final = ("equals", "is", "eq", "=", "==", "one_of", "any_of")
 class Scope:
     """What the conditions of one rule may name, and what they turned out to need.
 
-    `metadata` is None-free; `more_metadata` says that an inherited file may declare more, and then a test on an
+    `more_metadata` says that an inherited file may declare more, and then a test on an
     undeclared key is left to link: the rule is `deferred`.
     """
 
@@ -242,7 +242,8 @@ class _Reader:
         if word == "unknown":
             hint = f"write `{spec.name}: unknown`, or `{{not: unknown}}`"
         elif word in _PLAIN_EQUALITY:
-            hint = f"write the value itself: `{spec.name}: {value.text[:40] if isinstance(value, Scalar) else '[A, B]'}`"
+            example = value.text[:40] if isinstance(value, Scalar) else "[A, B]"
+            hint = f"write the value itself: `{spec.name}: {example}`"
         elif spec.type is FactType.MONEY and not isinstance(values.currency(word), Wrong):
             hint = f"say how to compare: `{spec.name}: {{over: {{{word}: 300}}}}`"
         else:
@@ -397,51 +398,7 @@ class _Reader:
             self.scope.settings.append(SettingUse(name, spec.name, spec.type, node.span))
             return SettingRef(name, node.span)
         if other.type is not spec.type:
-            message = f"`{spec.name}` is {_a(spec.type)} and `{other.name}` is {_a(other.type)}"
+            message = f"`{spec.name}` is {with_article(spec.type)} and `{other.name}` is {with_article(other.type)}"
             self.report("types-differ", message, node, "compare facts of one type only")
             return None
         return FactRef(other.name)
-
-
-def _a(fact_type: FactType) -> str:
-    if fact_type is FactType.MONEY:
-        return "money"
-    return f"{'an' if fact_type.value[0] in 'aeiou' else 'a'} {fact_type.value}"
-
-
-def read_operand(node: Scalar, spec: FactSpec, mistakes: Mistakes) -> Literal | MoneyFigures | None:
-    """The value that a scalar says for a fact or setting of that type."""
-    if node.is_empty:
-        mistakes.report("empty-value", "a value is missing here", node, "write the value")
-        return None
-    if spec.type is FactType.MONEY:
-        amount = values.money(node.text)
-        if isinstance(amount, Wrong):
-            mistakes.report(amount.code, amount.message, node, amount.hint)
-            return None
-        return MoneyFigures((amount,))
-    value = values.literal(node.text, spec)
-    if isinstance(value, Wrong):
-        mistakes.report(value.code, value.message, node, value.hint)
-        return None
-    return Literal(value)
-
-
-def read_figures(node: MappingNode, mistakes: Mistakes) -> MoneyFigures | None:
-    """`{TND: 300, EUR: 90}` as figures sorted by currency."""
-    figures: list[tuple[str, int]] = []
-    for key, value in node.items:
-        code = values.currency(key.text)
-        if isinstance(code, Wrong):
-            mistakes.report(code.code, code.message, key, code.hint)
-        elif not isinstance(value, Scalar) or value.is_empty:
-            mistakes.report("not-money", f"a figure in {code} was expected here", value, f"write `{code}: 300`")
-        else:
-            minor = values.figure(value.text, code)
-            if isinstance(minor, Wrong):
-                mistakes.report(minor.code, minor.message, value, minor.hint)
-            else:
-                figures.append((code, minor))
-    if not node.items:
-        mistakes.report("not-money", "no figure is given", node, "write one per currency: `{TND: 300, EUR: 90}`")
-    return MoneyFigures(tuple(sorted(figures))) if figures and len(figures) == len(node.items) else None

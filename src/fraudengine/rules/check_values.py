@@ -213,7 +213,7 @@ def network(text: str) -> str | Wrong:
     except ValueError:
         pass
     try:
-        wider = ipaddress.ip_network(text, strict=False)
+        wider = ipaddress.ip_network(_unmapped(text), strict=False)
     except ValueError:
         hint = "write `41.226.11.9`, `41.226.0.0/16` or an IPv6 address"
         return Wrong("not-ip", f"{shown(text)} is no internet address or network", hint)
@@ -222,7 +222,9 @@ def network(text: str) -> str | Wrong:
 
 
 def _unmapped(text: str) -> str:
-    """Enrichment unwraps `::ffff:a.b.c.d`, so the test must name the IPv4 address."""
+    """Enrichment unwraps `::ffff:a.b.c.d`, so the test must name the IPv4 address; a zone (`%eth0`) names none."""
+    if "%" in text:
+        return ""
     if text.lower().startswith("::ffff:") and "." in text and "/" not in text:
         return text[7:]
     return text

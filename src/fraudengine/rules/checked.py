@@ -15,6 +15,7 @@ from ..diagnostics import Diagnostic, Severity, Span
 from ..facts import FactName, FactType, ListKind
 from . import yamldoc
 from .ast import ListEntry, ListName, Literal, Mode, MoneyFigures, Outcome, Rule, RuleId
+from .sourcetext import hide_long_numbers
 
 DEFAULT_TIMEZONE: Final = "Africa/Tunis"
 _SHOWN: Final = 60
@@ -172,7 +173,7 @@ class Mistakes:
 
 def shown(text: str) -> str:
     """User text in backticks, on one line and of a bounded length."""
-    plain = " ".join(text.split()).replace("`", "'")
+    plain = hide_long_numbers(" ".join(text.split()).replace("`", "'"))
     return f"`{plain[:_SHOWN]}…`" if len(plain) > _SHOWN else f"`{plain}`"
 
 

@@ -18,6 +18,7 @@ HIDDEN_DIGIT: Final = "X"
 
 _DIGITS: Final = str.maketrans("0123456789", HIDDEN_DIGIT * 10)
 _MAY_HOLD_CARD: Final = re.compile(r"[0-9](?:[ -]?[0-9]){12}")
+_LONG: Final = re.compile(r"[0-9]{13,}")
 # Line ends of a folded or continued value: YAML joins the lines with one space or with nothing.
 _FOLD: Final = re.compile(r"[ \t]*\\?\r?\n[ \t]*\\?")
 _ESCAPED: Final = re.compile(r"\\[xuU0-9]")
@@ -116,7 +117,7 @@ def text_for_display(text: str) -> str:
     Every character keeps its place.
     """
     if _MAY_HOLD_CARD.search(text):
-        text = _hide(text, find_pans(text))
+        text = hide_long_numbers(_hide(text, find_pans(text)))
     if "\\" in text and _ESCAPED.search(text):
         lines = text.splitlines(keepends=True)
         text = "".join(line.translate(_DIGITS) if _ESCAPED.search(line) else line for line in lines)
@@ -133,6 +134,11 @@ def text_for_display(text: str) -> str:
     offsets.extend(range(done, len(text) + 1))
     places = find_pans("".join(joined))
     return _hide(text, [(offsets[start], offsets[end - 1] + 1) for start, end in places])
+
+
+def hide_long_numbers(text: str) -> str:
+    """The text without any run of digits that is long enough to hold a card number inside."""
+    return _LONG.sub(lambda run: HIDDEN_DIGIT * len(run[0]), text)
 
 
 def _hide(text: str, places: Iterable[tuple[int, int]]) -> str:

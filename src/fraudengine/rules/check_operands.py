@@ -1,0 +1,55 @@
+"""What a fact is compared with, and what a setting is given: nodes -> literals and money figures."""
+
+from __future__ import annotations
+
+from ..facts import FactSpec, FactType
+from . import check_values as values
+from .ast import Literal, MoneyFigures
+from .check_values import Wrong
+from .checked import Mistakes
+from .yamldoc import Mapping as MappingNode
+from .yamldoc import Scalar
+
+
+def with_article(fact_type: FactType) -> str:
+    if fact_type is FactType.MONEY:
+        return "money"
+    return f"{'an' if fact_type.value[0] in 'aeiou' else 'a'} {fact_type.value}"
+
+
+def read_operand(node: Scalar, spec: FactSpec, mistakes: Mistakes) -> Literal | MoneyFigures | None:
+    """The value that a scalar says for a fact or setting of that type."""
+    if node.is_empty:
+        mistakes.report("empty-value", "a value is missing here", node, "write the value")
+        return None
+    if spec.type is FactType.MONEY:
+        amount = values.money(node.text)
+        if isinstance(amount, Wrong):
+            mistakes.report(amount.code, amount.message, node, amount.hint)
+            return None
+        return MoneyFigures((amount,))
+    value = values.literal(node.text, spec)
+    if isinstance(value, Wrong):
+        mistakes.report(value.code, value.message, node, value.hint)
+        return None
+    return Literal(value)
+
+
+def read_figures(node: MappingNode, mistakes: Mistakes) -> MoneyFigures | None:
+    """`{TND: 300, EUR: 90}` as figures sorted by currency."""
+    figures: list[tuple[str, int]] = []
+    for key, value in node.items:
+        code = values.currency(key.text)
+        if isinstance(code, Wrong):
+            mistakes.report(code.code, code.message, key, code.hint)
+        elif not isinstance(value, Scalar) or value.is_empty:
+            mistakes.report("not-money", f"a figure in {code} was expected here", value, f"write `{code}: 300`")
+        else:
+            minor = values.figure(value.text, code)
+            if isinstance(minor, Wrong):
+                mistakes.report(minor.code, minor.message, value, minor.hint)
+            else:
+                figures.append((code, minor))
+    if not node.items:
+        mistakes.report("not-money", "no figure is given", node, "write one per currency: `{TND: 300, EUR: 90}`")
+    return MoneyFigures(tuple(sorted(figures))) if figures and len(figures) == len(node.items) else None
