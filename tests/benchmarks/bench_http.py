@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONNECTIONS = 16
 VARIANTS = 2_000
 SERVER_CORE, WRK_CORE = "0", "1"
-MERCHANTS = ("carthage-market", "medina-topup", "yasmine-donations")
+MERCHANTS = ("carthage-market", "sahara-travel", "medina-topup", "yasmine-donations")
 BINS = (
     "407024",
     "404383",
