@@ -34,6 +34,7 @@ RULE_KEYS: Final = (
 CHANGE_KEYS: Final = ("mode", "then", "if_unknown", "reason", "description", "challenge_indicator")
 CHALLENGE_INDICATORS: Final = ("03", "04")
 MAX_DESCRIPTION: Final = 1000
+LANGUAGES: Final = ("en", "fr")
 
 _RULE_ID: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _REASON: Final = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
@@ -107,7 +108,7 @@ def read_rule(node: Node, mistakes: Mistakes, metadata: Mapping[str, FactType], 
         return None
     name, name_node = rule_id
     placeholder = when if when is not None else _EVERYTHING
-    mode, if_unknown, reason, description, indicator = common
+    mode, if_unknown, reason, (description, description_fr), indicator = common
     rule = Rule(
         id=RuleId(name),
         when=placeholder,
@@ -121,6 +122,7 @@ def read_rule(node: Node, mistakes: Mistakes, metadata: Mapping[str, FactType], 
         off_because="the rule says `mode: off`" if mode is Mode.OFF else "",
         challenge_indicator=indicator or "04",
         span=name_node.span,
+        description_fr=description_fr,
     )
     if scope.deferred:
         return CheckedRule(rule, deferred=node)
@@ -177,7 +179,7 @@ def read_id(pair: tuple[Scalar, Node] | None, mistakes: Mistakes) -> tuple[str, 
 
 def _read_common(
     given: Mapping[str, tuple[Scalar, Node]], mistakes: Mistakes
-) -> tuple[Mode | None, Outcome | None, str | None, str | None, str | None]:
+) -> tuple[Mode | None, Outcome | None, str | None, tuple[str | None, str], str | None]:
     """What a rule and a change of one have in common."""
     mode = _optional(given, "mode", Mode, mistakes)
     if_unknown = _optional(given, "if_unknown", Outcome, mistakes)
@@ -189,7 +191,7 @@ def _read_common(
     if reason is not None and _REASON.fullmatch(reason) is None:
         hint = "capital letters, such as `IP_COUNTRY_BLOCKED`"
         mistakes.report("bad-reason", "this is no reason code", given["reason"][1], hint)
-    description = read_text(given, "description", mistakes, MAX_DESCRIPTION)
+    description = read_description(given, mistakes)
     indicator = read_text(given, "challenge_indicator", mistakes, 64)
     if indicator is not None and indicator not in CHALLENGE_INDICATORS:
         hint = '`"03"` prefers a challenge, `"04"` demands one'
@@ -235,6 +237,19 @@ def read_text(
     return node.text
 
 
+def read_description(given: Mapping[str, tuple[Scalar, Node]], mistakes: Mistakes) -> tuple[str | None, str]:
+    """The description, and its French when it is given as `{en: …, fr: …}`; one language serves for both."""
+    node = given["description"][1] if "description" in given else None
+    if not isinstance(node, MappingNode):
+        return read_text(given, "description", mistakes, MAX_DESCRIPTION), ""
+    texts = known_keys(node, LANGUAGES, "a description", mistakes)
+    english, french = (read_text(texts, language, mistakes, MAX_DESCRIPTION) for language in LANGUAGES)
+    if not node.items:
+        hint = "write a text, or `{en: …, fr: …}`"
+        mistakes.report("empty-value", "`description` has no text", given["description"][0], hint)
+    return english or french, french or ""
+
+
 def read_boolean(given: Mapping[str, tuple[Scalar, Node]], key: str, mistakes: Mistakes) -> bool:
     if key not in given:
         return False
@@ -267,7 +282,9 @@ def read_changes(node: Node, mistakes: Mistakes) -> list[Change]:
             mistakes.report("empty-value", f"nothing changes in {shown(key.text)}", value, "write `{mode: off}`")
             continue
         given = known_keys(value, CHANGE_KEYS, "a change", mistakes)
-        mode, if_unknown, reason, description, indicator = _read_common(given, mistakes)
+        mode, if_unknown, reason, (description, in_french), indicator = _read_common(given, mistakes)
         then = _optional(given, "then", Outcome, mistakes)
-        changes.append(Change(RuleId(key.text), key.span, mode, then, if_unknown, reason, description, indicator))
+        changes.append(
+            Change(RuleId(key.text), key.span, mode, then, if_unknown, reason, description, indicator, in_french)
+        )
     return changes

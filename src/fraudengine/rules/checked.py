@@ -7,7 +7,7 @@ file; those stay nodes until `link`. The same holds for rules that read inherite
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from ..diagnostics import Diagnostic, Severity, Span
 from ..facts import FactName, FactType, ListKind
 from . import yamldoc
 from .ast import ListEntry, ListName, Literal, Mode, MoneyFigures, Outcome, Rule, RuleId
-from .sourcetext import hide_long_numbers
+from .sourcetext import hide_numbers
 
 DEFAULT_TIMEZONE: Final = "Africa/Tunis"
 _SHOWN: Final = 60
@@ -110,6 +110,7 @@ class Change:
     reason: str | None = None
     description: str | None = None
     challenge_indicator: str | None = None
+    description_fr: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +174,21 @@ class Mistakes:
 
 def shown(text: str) -> str:
     """User text in backticks, on one line and of a bounded length."""
-    plain = hide_long_numbers(" ".join(text.split()).replace("`", "'"))
+    plain = hide_numbers(" ".join(text.split()).replace("`", "'"))
     return f"`{plain[:_SHOWN]}…`" if len(plain) > _SHOWN else f"`{plain}`"
 
 
 def in_order(mistakes: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """Without repeats, by place."""
-    unique = dict.fromkeys(mistakes)
+    """Without repeats, by place, and without any number that could be or hold a card's."""
+    unique = dict.fromkeys(map(_without_numbers, mistakes))
     return tuple(sorted(unique, key=lambda item: (item.span, item.code, item.message)))
+
+
+def _without_numbers(item: Diagnostic) -> Diagnostic:
+    message, hint = hide_numbers(item.message), hide_numbers(item.hint)
+    if message == item.message and hint == item.hint:
+        return item
+    return replace(item, message=message, hint=hint)
 
 
 def has_errors(mistakes: Iterable[Diagnostic]) -> bool:

@@ -299,4 +299,5 @@ def changed_rule(rule: Rule, change: Change) -> Rule:
         reason=change.reason or rule.reason,
         description=change.description if change.description is not None else rule.description,
         challenge_indicator=change.challenge_indicator or rule.challenge_indicator,
+        description_fr=change.description_fr if change.description is not None else rule.description_fr,
     )

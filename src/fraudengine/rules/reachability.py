@@ -75,7 +75,7 @@ def find_contradiction(rule: Rule) -> Diagnostic | None:
     if conflict is not None:
         return _describe(rule, conflict)
     if rule.unless is not None and rule.if_unknown is None:
-        places = _covering(rule.when, rule.unless)
+        places = find_covering(rule.when, rule.unless)
         if places is not None:
             return Diagnostic(
                 "never-matches",
@@ -320,7 +320,7 @@ def _lies_in(
 # ---- unless ---------------------------------------------------------------------------------------
 
 
-def _covering(when: Condition, unless: Condition) -> tuple[Span, Span] | None:
+def find_covering(when: Condition, unless: Condition) -> tuple[Span, Span] | None:
     """Where `when` makes `unless` true, as a place in each; None when it may be false or unknown."""
     parts = when.conditions if isinstance(when, All) else (when,)
     for part in (when, *parts):

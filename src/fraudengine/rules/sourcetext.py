@@ -116,8 +116,7 @@ def text_for_display(text: str) -> str:
 
     Every character keeps its place.
     """
-    if _MAY_HOLD_CARD.search(text):
-        text = hide_long_numbers(_hide(text, find_pans(text)))
+    text = hide_numbers(text)
     if "\\" in text and _ESCAPED.search(text):
         lines = text.splitlines(keepends=True)
         text = "".join(line.translate(_DIGITS) if _ESCAPED.search(line) else line for line in lines)
@@ -136,8 +135,11 @@ def text_for_display(text: str) -> str:
     return _hide(text, [(offsets[start], offsets[end - 1] + 1) for start, end in places])
 
 
-def hide_long_numbers(text: str) -> str:
-    """The text without any run of digits that is long enough to hold a card number inside."""
+def hide_numbers(text: str) -> str:
+    """The text without card numbers and without any run of digits long enough to hold one inside."""
+    if _MAY_HOLD_CARD.search(text) is None:
+        return text
+    text = _hide(text, find_pans(text))
     return _LONG.sub(lambda run: HIDDEN_DIGIT * len(run[0]), text)
 
 
