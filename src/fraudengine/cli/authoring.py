@@ -1,11 +1,9 @@
-"""Commands for those who edit rule files: `check`, `test` and `show`."""
+"""Commands for those who edit rule files: `test` and `show`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,14 +11,8 @@ import click
 from ..api.rule_sets import describe_rule_set
 from ..assembly import open_data
 from ..diagnostics import (
-    Diagnostic,
     RuleFilesRefused,
-    Severity,
-    Span,
     UnknownMerchant,
-    render_annotation,
-    render_json,
-    render_text,
     suggest,
 )
 from ..engine import Engine
@@ -31,102 +23,37 @@ from ..rules.ast import DeclaredList, Literal, Mode, MoneyFigures, Outcome, Rule
 from ..rules.library import Library, find_test_files
 from ..ruletest import Outcomes, explain_outcome, read_test_merchant, read_tests, run_test
 from .options import Problem, configuration, data_option, format_option, rules_option
-
-_PATH = click.argument("path", required=False, type=click.Path(path_type=Path))
-_FORMAT_WITH_ANNOTATIONS = click.option(
-    "--format",
-    "output",
-    type=click.Choice(["text", "json", "github"]),
-    default=None,
-    help="How mistakes are written: for people, for programs, or as annotations in code review.",
-)
-
-
-def _rule_directory(path: Path | None, rules: Path | None) -> tuple[Path, Path | None]:
-    """The rule directory, and the file inside it that was asked for."""
-    if path is None:
-        return configuration(rules=rules).rules, None
-    if path.is_dir():
-        return path, None
-    if not path.exists():
-        raise Problem(f"there is no file or directory {path}", 2)
-    for directory in path.resolve().parents:
-        if (directory / "platform.yaml").exists() or (directory / "merchants").is_dir():
-            return directory, path.resolve()
-    raise Problem(f"{path} is in no rule directory: none above it holds platform.yaml or merchants/", 2)
-
-
-@click.command()
-@_PATH
-@rules_option
-@_FORMAT_WITH_ANNOTATIONS
-def check(path: Path | None, rules: Path | None, output: str | None) -> None:
-    """Find every mistake in the rule files, or in one file: where it is, what it is, what to do about it."""
-    directory, only = _rule_directory(path, rules)
-    library = Library(directory)
-    library.refresh()
-    if library.problem:
-        raise Problem(f"{directory} {library.problem}")
-    found = library.diagnostics
-    if only is not None:
-        found = tuple(item for item in found if (directory / item.span.path).resolve() == only)
-    form = output or configuration().format
-    _print_diagnostics(found, library.sources, directory, form)
-    errors = sum(item.severity is Severity.ERROR for item in found)
-    if form == "text":
-        files = "1 file" if only is not None else f"{library.file_count} files"
-        warnings = len(found) - errors
-        said = "no mistakes" if not errors else f"{errors} mistake{'s' * (errors > 1)}"
-        more = f", {warnings} warning{'s' * (warnings > 1)}" if warnings else ""
-        click.echo(f"{files} checked: {said}{more}", err=bool(errors))
-    if errors:
-        sys.exit(1)
-
-
-def _print_diagnostics(found: Iterable[Diagnostic], sources: dict[str, str], directory: Path, form: str) -> None:
-    """Paths are shown as the reader would open them: below the rule directory as it was named."""
-    items = [_below(item, directory) for item in found]
-    texts = {str(directory / path): text for path, text in sources.items()}
-    if form == "json":
-        click.echo(render_json(items))
-    for item in items:
-        if form == "text":
-            click.echo(render_text(item, texts) + "\n")
-        elif form == "github":
-            click.echo(render_annotation(item))
-
-
-def _below(item: Diagnostic, directory: Path) -> Diagnostic:
-    def moved(span: Span) -> Span:
-        return replace(span, path=str(directory / span.path))
-
-    also = tuple((moved(span), note) for span, note in item.also)
-    return replace(item, span=moved(item.span), also=also)
-
+from .selection import changed_since_option, paths_argument, rule_file, select
 
 # ---- test -----------------------------------------------------------------------------------------
 
 
 @click.command(name="test")
-@_PATH
+@paths_argument
 @click.option("-k", "name_filter", default="", help="Run only tests whose name holds this text.")
 @rules_option
+@changed_since_option
 @data_option
 @format_option
 def run_tests(
-    path: Path | None, name_filter: str, rules: Path | None, data_directory: Path | None, output: str | None
+    paths: tuple[Path, ...],
+    name_filter: str,
+    rules: Path | None,
+    changed_since: str | None,
+    data_directory: Path | None,
+    output: str | None,
 ) -> None:
-    """Run the tests beside the rule files (*.test.yaml), or those of one file, on every backend."""
-    directory, only = _rule_directory(path, rules)
+    """Run the tests beside the rule files (*.test.yaml), all or those of some files, on every backend."""
+    selection = select(paths, rules, changed_since)
+    directory = selection.directory
     config = configuration(data=data_directory, format=output)
     library = Library.load(directory)
     engine, enricher = Engine(), Enricher(open_data(config))
-    files = [item for item in find_test_files(directory) if only is None or (directory / item).resolve() == only]
-    if only is not None and not files:
-        beside = only.with_suffix("").with_suffix(".test.yaml")
-        files = [str(beside.relative_to(directory.resolve()))] if beside.exists() else []
-    if not files:
-        raise Problem(f"there are no tests (*.test.yaml) in {only or directory}")
+    only = selection.affected(library)
+    files = [path for path in find_test_files(directory) if only is None or path in only or rule_file(path) in only]
+    if not files and changed_since is None:
+        named = "these files" if selection.named else str(directory)
+        raise Problem(f"there are no tests (*.test.yaml) for {named}")
     results: list[tuple[str, Outcomes]] = []
     for file in files:
         text = (directory / file).read_text(encoding="utf-8")
@@ -262,4 +189,4 @@ def _list_line(declared: DeclaredList) -> str:
     return f"  {declared.name:<28} {declared.kind}: {shown or 'empty'}{more}"
 
 
-COMMANDS: list[click.Command] = [check, run_tests, show]
+COMMANDS: list[click.Command] = [run_tests, show]

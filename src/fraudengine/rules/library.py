@@ -121,6 +121,11 @@ class Library:
         """The texts that diagnostics point into, without card numbers."""
         return {path: file.shown_text for path, file in self._files.items()}
 
+    @property
+    def checked_files(self) -> dict[str, CheckedFile]:
+        """The last good form of each file, by path."""
+        return {path: file.checked for path, file in self._files.items() if file.checked is not None}
+
     def texts(self, rule_set: RuleSet) -> tuple[tuple[str, str], ...]:
         """Path and text of every file that a rule set in force is made from."""
         return tuple((path, self._texts[digest]) for path, digest in rule_set.sources)

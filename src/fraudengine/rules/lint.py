@@ -1,0 +1,171 @@
+"""What is no mistake but hardly meant: the warnings of `fraudengine check`.
+
+A rule set is warned about what its own file says; what it inherits is warned about once, in the file that says
+it. So a house rule set may offer lists and settings that no merchant fills in without anybody hearing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+
+from ..diagnostics import Diagnostic, Severity, Span
+from . import check_values as values
+from .ast import Mode, RuleId, RuleSet
+from .checked import DEFAULT_TIMEZONE, CheckedFile, CheckedRule, FileKind, shown
+from .lint_pairs import compare_rules
+from .yamldoc import Mapping as MappingNode
+from .yamldoc import Node, Scalar, Sequence, read_document
+
+
+def find_warnings(
+    files: Mapping[str, CheckedFile], rule_sets: Mapping[str, RuleSet], sources: Mapping[str, str], as_of_us: int
+) -> list[Diagnostic]:
+    """Every warning about good files; `files` and `sources` by path, `rule_sets` by name, the time in UTC µs."""
+    found: list[Diagnostic] = []
+    by_name = {file.name: file for file in files.values() if file.kind is not FileKind.SHARED_LIST}
+    found += _unread_declarations(files.values())
+    for path, file in files.items():
+        rule_set = rule_sets.get(file.name) if file.kind is not FileKind.SHARED_LIST else None
+        if rule_set is not None:
+            found += compare_rules(rule_set.rules, file.name)
+            found += _filled_for_nobody(file, rule_set, by_name)
+        if "expires" in sources.get(path, ""):
+            timezone = rule_set.timezone if rule_set is not None else file.timezone or DEFAULT_TIMEZONE
+            found += _expired_entries(path, sources[path], timezone, as_of_us)
+    return found
+
+
+def _warning(code: str, message: str, span: Span, hint: str, also: tuple[tuple[Span, str], ...] = ()) -> Diagnostic:
+    return Diagnostic(code, message, span, hint, Severity.WARNING, also)
+
+
+# ---- declared and never read ----------------------------------------------------------------------
+
+
+def _names_read(checked: CheckedRule) -> set[str]:
+    """The settings and lists that a rule names; of a rule that link has to read again, every text in it."""
+    if checked.deferred is not None:
+        return set(_texts(checked.deferred))
+    return {use.name for use in checked.settings} | {use.name for use in checked.lists}
+
+
+def _texts(node: Node) -> Iterator[str]:
+    if isinstance(node, Scalar):
+        yield node.text.removeprefix("$")
+    elif isinstance(node, MappingNode):
+        for _, value in node.items:
+            yield from _texts(value)
+    else:
+        for item in node.items:
+            yield from _texts(item)
+
+
+def _unread_declarations(files: Iterable[CheckedFile]) -> Iterator[Diagnostic]:
+    """A setting or list that no rule reads: no rule of its own file, nor of one that may inherit or share it."""
+    everybody = list(files)
+    reads = {file.path: set[str]().union(*map(_names_read, file.rules)) for file in everybody}
+    anywhere = set[str]().union(*reads.values())
+    for file in everybody:
+        read = reads[file.path] if file.kind is FileKind.MERCHANT else anywhere
+        declared = [("setting", item.name, item.span) for item in file.settings_declared]
+        declared += [("list", item.name, item.span) for item in file.lists_declared]
+        for what, name, span in declared:
+            if name not in read:
+                hint = f"delete it, or write a rule that reads {'$' * (what == 'setting')}{name}"
+                yield _warning(f"unread-{what}", f"no rule reads the {what} `{name}`", span, hint)
+
+
+def _filled_for_nobody(
+    file: CheckedFile, rule_set: RuleSet, by_name: Mapping[str, CheckedFile]
+) -> Iterator[Diagnostic]:
+    """A value or entries given for rules that are all off in this rule set."""
+    given = [("setting", item.name, item.span) for item in file.settings_given]
+    given += [("list", item.name, item.span) for item in file.lists_filled]
+    if not given:
+        return
+    readers: dict[str, set[RuleId]] = {}
+    places: dict[RuleId, Span] = {}
+    step: CheckedFile | None = file
+    while step is not None:
+        for checked in step.rules:
+            places[checked.rule.id] = checked.rule.span
+            for name in _names_read(checked):
+                readers.setdefault(name, set()).add(checked.rule.id)
+        step = by_name.get(step.extends) if step.extends is not None else None
+    off = {rule.id: rule.off_because for rule in rule_set.rules if rule.mode is Mode.OFF}
+    for what, name, span in given:
+        rules = sorted(readers.get(name, ()))
+        if all(rule in off for rule in rules):
+            message = f"{what} `{name}` is filled in, but no rule in force reads it"
+            also = tuple((places[rule], f"off: {off[rule]}") for rule in rules)
+            yield _warning(f"unread-{what}", message, span, "set a rule that reads it live, or delete it", also)
+
+
+# ---- expired entries ------------------------------------------------------------------------------
+
+
+def _expired_entries(path: str, text: str, timezone: str, as_of_us: int) -> Iterator[Diagnostic]:
+    node, _ = read_document(path, text)
+    for entry in _entries(node) if isinstance(node, MappingNode) else ():
+        expires = entry.get("expires")
+        if not isinstance(expires, Scalar):
+            continue
+        moment = values.instant(expires.text, timezone)
+        if isinstance(moment, int) and moment <= as_of_us:
+            value = entry.get("value")
+            name = shown(value.text) if isinstance(value, Scalar) else "this"
+            message = f"the list entry {name} has expired and counts no longer"
+            yield _warning("expired-entry", message, expires.span, "delete the entry, or give it a later date")
+
+
+def _entries(top: MappingNode) -> Iterator[MappingNode]:
+    """The entries of every list in the file that are written with their notes."""
+    lists = top.get("lists")
+    held: list[Node | None] = [top.get("entries")]
+    for _, value in lists.items if isinstance(lists, MappingNode) else ():
+        held.append(value.get("entries") if isinstance(value, MappingNode) else value)
+    for entries in held:
+        for entry in entries.items if isinstance(entries, Sequence) else ():
+            if isinstance(entry, MappingNode):
+                yield entry
+
+
+# ---- rules that no test makes match ---------------------------------------------------------------
+
+
+def find_unmatched_rules(
+    files: Mapping[str, CheckedFile], rule_sets: Mapping[str, RuleSet], matched: Mapping[str, Set[RuleId]]
+) -> list[Diagnostic]:
+    """Live rules that no test makes match; `matched` holds, for each merchant with tests, those that do.
+
+    A merchant's own rules and those that it sets live itself count in its tests; a house rule counts when any
+    test of any merchant makes it match, and only when it could match for a merchant that has tests.
+    """
+    found: list[Diagnostic] = []
+    tested = set[RuleId]().union(*matched.values())
+    for file in files.values():
+        if file.kind is FileKind.MERCHANT and file.name in matched and file.name in rule_sets:
+            live = {rule.id for rule in rule_sets[file.name].rules if rule.mode is Mode.LIVE}
+            own = [(checked.rule.id, checked.rule.span) for checked in file.rules]
+            own += [(change.rule_id, change.span) for change in file.changes if change.mode is Mode.LIVE]
+            found += [_unmatched(rule, span, file.name) for rule, span in own if rule in live - matched[file.name]]
+        elif file.kind is FileKind.PLATFORM:
+            for checked in file.rules:
+                rule_id = checked.rule.id
+                if rule_id not in tested and any(_may_match(checked, rule_sets[name]) for name in matched):
+                    found.append(_unmatched(rule_id, checked.rule.span, ""))
+    return found
+
+
+def _may_match(checked: CheckedRule, rule_set: RuleSet) -> bool:
+    """Whether the house rule is live for the rule set, and no list that it reads is empty there."""
+    rule = next((rule for rule in rule_set.rules if rule.id == checked.rule.id), None)
+    if rule is None or rule.mode is not Mode.LIVE:
+        return False
+    return all(use.name in rule_set.lists and rule_set.lists[use.name].entries for use in checked.lists)
+
+
+def _unmatched(rule_id: RuleId, span: Span, merchant: str) -> Diagnostic:
+    whose = f"test of {merchant}" if merchant else "test of any merchant"
+    hint = "add a test with a payment that it is meant for"
+    return _warning("untested-rule", f"no {whose} makes rule `{rule_id}` match", span, hint)
