@@ -1,127 +1,281 @@
-"""Why a rule matched, in words that a support agent reads: the leaves of its condition, with values.
+"""Why each rule matched or did not, condition by condition with values, in words that a support agent reads.
 
-The reference backend is the source: a leaf is named when its truth carried the truth of the whole.
+The reference backend is the source of every truth here. The same explanation stands behind an answer's
+`because`, `fraudengine explain`, `GET /v1/screenings/{id}?explain=true` and the report of a failed rule test.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import assert_never
 
-from .backends.reference import evaluate
-from .decision import Because, Match
-from .facts import Facts, FactValue
-from .money import format_minor
+from . import french, reasons
+from .backends.reference import Truth, evaluate, match_rule
+from .decision import Because, Decision, Match, determining_match, level
+from .explain_words import Test, entry_notes, phrase, say_fact, short_test, show, tell
+from .facts import Facts
+from .reasons import Language
 from .rules.ast import (
     All,
     Any,
     Compare,
     Condition,
-    FactRef,
     InList,
     InNetworks,
     IsUnknown,
+    ListEntry,
     Lists,
-    Literal,
-    MoneyFigures,
+    Mode,
     Not,
     OneOf,
-    Op,
-    Operand,
-    SettingRef,
+    Rule,
+    RuleSet,
     StartsWith,
 )
 
-_OP_WORDS = {
-    Op.EQUALS: "is",
-    Op.OVER: "over",
-    Op.AT_LEAST: "at least",
-    Op.UNDER: "under",
-    Op.AT_MOST: "at most",
-}
+__all__ = [
+    "Explanation",
+    "Line",
+    "LineKind",
+    "RuleExplanation",
+    "Verdict",
+    "carrying_tests",
+    "entry_notes",
+    "explain_decision",
+    "explain_match",
+    "explain_rule",
+    "show",
+    "tell_tests",
+]
+
+
+class LineKind(StrEnum):
+    """What a line of an explanation is about: one test, or how those below it count together."""
+
+    TEST = "test"
+    ALL = "all"
+    ANY = "any"
+    NOT = "not"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A condition with its truth (None: unknown) and, for a test, the sentence of what it found."""
+
+    kind: LineKind
+    truth: Truth
+    sentence: str
+    fact: str | None = None
+    parts: tuple[Line, ...] = ()
+
+
+class Verdict(StrEnum):
+    """What became of a rule."""
+
+    MATCHED = "matched"
+    MATCHED_BY_UNKNOWN = "matched_by_unknown"
+    NOT_MATCHED = "not_matched"
+    UNKNOWN = "unknown"
+    RESCUED = "rescued"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleExplanation:
+    """One rule: what became of it, the sentence that says so, and its conditions; none for a rule that is off."""
+
+    rule: Rule
+    verdict: Verdict
+    decided: bool
+    sentence: str
+    description: str
+    when: Line | None = None
+    unless: Line | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The whole decision in one language: a summary, then every rule, those that matched first."""
+
+    language: Language
+    summary: tuple[str, ...]
+    rules: tuple[RuleExplanation, ...]
+
+
+# ---- the tests that carried a truth ---------------------------------------------------------------
 
 
 def explain_match(match: Match, facts: Facts, lists: Lists) -> tuple[Because, ...]:
     """The tests that made the rule match, without repeats, in the order they are written."""
-    wanted = None if match.by_unknown else True
-    return tuple(dict.fromkeys(_carriers(match.rule.when, wanted, facts, lists)))
+    found = carrying_tests(match.rule.when, facts, lists)
+    return tuple(dict.fromkeys(_because(test, negated, facts, lists) for test, negated in found))
 
 
-def _carriers(condition: Condition, wanted: bool | None, facts: Facts, lists: Lists) -> list[Because]:
-    """The leaves below `condition` that give it the truth `wanted`."""
+def _because(test: Test, negated: bool, facts: Facts, lists: Lists) -> Because:
+    words = short_test(test, facts, _entry_met(test, facts, lists))
+    return Because(test.fact, show(facts.get(test.fact)), f"not {words}" if negated else words)
+
+
+def carrying_tests(condition: Condition, facts: Facts, lists: Lists) -> list[tuple[Test, bool]]:
+    """The tests that give the condition its truth, each with whether a `not` stands around it."""
+    return list(_carriers(condition, evaluate(condition, facts, lists), False, facts, lists))
+
+
+def _carriers(
+    condition: Condition, wanted: Truth, negated: bool, facts: Facts, lists: Lists
+) -> Iterable[tuple[Test, bool]]:
     if evaluate(condition, facts, lists) is not wanted:
-        return []
+        return
     match condition:
         case All(conditions=inner) | Any(conditions=inner):
-            return [because for part in inner for because in _carriers(part, wanted, facts, lists)]
-        case Not(condition=All() | Any() | Not() as part):
-            return _carriers(part, None if wanted is None else not wanted, facts, lists)
-        case Not(condition=leaf):
-            return [describe_leaf(leaf, facts, lists, negated=True)]
+            for part in inner:
+                yield from _carriers(part, wanted, negated, facts, lists)
+        case Not(condition=part):
+            inside = None if wanted is None else not wanted
+            yield from _carriers(part, inside, not negated, facts, lists)
         case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
-            return [describe_leaf(condition, facts, lists, negated=wanted is False)]
+            yield condition, negated
         case _:
             assert_never(condition)
 
 
-def describe_leaf(leaf: Condition, facts: Facts, lists: Lists, *, negated: bool = False) -> Because:
-    """One test with the value it saw: `amount`, `450.000 TND`, `over 300.000 TND`."""
-    assert not isinstance(leaf, All | Any | Not)
-    value = facts.get(leaf.fact)
-    words = test_words(leaf, value, facts, lists)
-    return Because(leaf.fact, show(value), f"not {words}" if negated else words)
+def tell_tests(
+    condition: Condition, facts: Facts, lists: Lists, language: Language = "en", *, by_how_much: bool = False
+) -> tuple[str, ...]:
+    """What the tests that carried the condition's truth found: `amount 300.001 TND is over 300.000 TND`."""
+    told = []
+    for test, _ in carrying_tests(condition, facts, lists):
+        truth = evaluate(test, facts, lists)
+        entry = _entry_met(test, facts, lists)
+        sentence = tell(test, truth, facts, entry, language, by_how_much=by_how_much)
+        told.append(f"{say_fact(test.fact, language)} {sentence}")
+    return tuple(dict.fromkeys(told))
 
 
-def test_words(leaf: Condition, value: FactValue | None, facts: Facts, lists: Lists) -> str:
-    """What a test asks, in words; a money figure is given in the transaction's own currency."""
-    match leaf:
-        case Compare(op=op, operand=operand):
-            return f"{_OP_WORDS[op]} {_operand_words(operand, value, facts)}"
-        case OneOf(values=values):
-            names = [str(v) for v in values]
-            shown = ", ".join(names[:8]) + (f" … ({len(names)} in all)" if len(names) > 8 else "")
-            return f"one of {shown}"
-        case StartsWith(prefix=prefix):
-            return f"starts with {_operand_words(prefix, value, facts)}"
-        case InNetworks(networks=networks):
-            return f"in network {', '.join(networks)}"
-        case InList(list_name=name):
-            entry = None if value is None else lists.find(name, value)
-            if entry is None:
-                return f"in list {name}"
-            notes = [entry.reason, entry.ticket, f"by {entry.author}" if entry.author else ""]
-            shown = ", ".join(note for note in notes if note)
-            return f"in list {name}" + (f" ({shown})" if shown else "")
-        case IsUnknown():
-            return "unknown"
-        case All() | Any() | Not():
-            raise AssertionError("not a leaf")
+def _entry_met(test: Test, facts: Facts, lists: Lists) -> ListEntry | None:
+    value = facts.get(test.fact)
+    if not isinstance(test, InList) or value is None:
+        return None
+    return lists.find(test.list_name, value)
+
+
+# ---- rules ----------------------------------------------------------------------------------------
+
+
+def explain_rule(
+    rule: Rule, facts: Facts, lists: Lists, language: Language = "en", *, decided: bool = False
+) -> RuleExplanation:
+    """Why the rule matched or did not; of a rule that is off only why it is."""
+    description = describe_rule(rule, language)
+    if rule.mode is Mode.OFF:
+        why = french.off_because(rule.off_because) if language == "fr" else rule.off_because
+        sentence = phrase("off", language, why or phrase("set off", language))
+        return RuleExplanation(rule, Verdict.OFF, False, sentence, description)
+    match = match_rule(rule, facts, lists)
+    when = _line(rule.when, facts, lists, language)
+    unless = _line(rule.unless, facts, lists, language) if rule.unless is not None else None
+    if match is not None:
+        verdict = Verdict.MATCHED_BY_UNKNOWN if match.by_unknown else Verdict.MATCHED
+    elif when.truth is False:
+        verdict = Verdict.NOT_MATCHED
+    elif when.truth is None and rule.if_unknown is None:
+        verdict = Verdict.UNKNOWN
+    else:
+        verdict = Verdict.RESCUED
+    sentence = _verdict_sentence(verdict, match, decided, language)
+    return RuleExplanation(rule, verdict, decided, sentence, description, when, unless)
+
+
+def describe_rule(rule: Rule, language: Language) -> str:
+    """The rule's own description, else what its built-in reason code says."""
+    return rule.description_in(language) or reasons.sentence(rule.reason, language)
+
+
+_NO_MATCH = {
+    Verdict.NOT_MATCHED: "not matched",
+    Verdict.UNKNOWN: "not matched, unknown",
+    Verdict.RESCUED: "rescued",
+}
+
+
+def _verdict_sentence(verdict: Verdict, match: Match | None, decided: bool, language: Language) -> str:
+    if match is None:
+        return phrase(_NO_MATCH[verdict], language)
+    outcome = phrase(match.outcome.value, language)
+    if match.rule.mode is Mode.SHADOW:
+        return phrase("shadow", language, outcome)
+    name = "matched by unknown" if match.by_unknown else "matched"
+    return phrase(f"{name}, decided" if decided else name, language, outcome)
+
+
+def _line(condition: Condition, facts: Facts, lists: Lists, language: Language) -> Line:
+    truth = evaluate(condition, facts, lists)
+    match condition:
+        case All(conditions=inner):
+            parts = tuple(_line(part, facts, lists, language) for part in inner)
+            return Line(LineKind.ALL, truth, phrase("all of", language), parts=parts)
+        case Any(conditions=inner):
+            parts = tuple(_line(part, facts, lists, language) for part in inner)
+            return Line(LineKind.ANY, truth, phrase("any of", language), parts=parts)
+        case Not(condition=Not(condition=part)):
+            return _line(part, facts, lists, language)
+        case Not(condition=All() | Any() as part):
+            below = _line(part, facts, lists, language)
+            return Line(LineKind.NOT, truth, phrase("none of", language), parts=(below,))
+        case Not(condition=part):
+            inside = _line(part, facts, lists, language)
+            contrary = truth is False
+            sentence = phrase("opposite", language, inside.sentence) if contrary else inside.sentence
+            return Line(LineKind.TEST, truth, sentence, inside.fact)
+        case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
+            entry = _entry_met(condition, facts, lists)
+            return Line(LineKind.TEST, truth, tell(condition, truth, facts, entry, language), condition.fact)
         case _:
-            assert_never(leaf)
+            assert_never(condition)
 
 
-def _operand_words(operand: Operand, value: FactValue | None, facts: Facts) -> str:
-    match operand:
-        case Literal(value=literal):
-            return show(literal)
-        case MoneyFigures(figures=figures):
-            currency = facts.get("currency")
-            mine = [f for f in figures if f[0] == currency]
-            if not mine:
-                known = ", ".join(f"{format_minor(minor, code)} {code}" for code, minor in figures)
-                return f"{known} (no figure for {currency})"
-            return f"{format_minor(mine[0][1], mine[0][0])} {mine[0][0]}"
-        case FactRef(fact=fact):
-            return f"{fact} ({show(facts.get(fact))})"
-        case SettingRef(name=name):
-            return f"${name}"
-        case _:
-            assert_never(operand)
+# ---- the decision ---------------------------------------------------------------------------------
 
 
-def show(value: FactValue | None) -> str:
-    """A fact's value as people read it; no value is `unknown`, never an empty word."""
-    if value is None:
-        return "unknown"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
+def explain_decision(
+    rule_set: RuleSet, decision: Decision, facts: Facts, lists: Lists, language: Language = "en"
+) -> Explanation:
+    """Every rule of the rule set, and how they came to the decision."""
+    determining = determining_match(decision.matches)
+    decides = determining.rule.id if determining is not None else None
+    explained = [explain_rule(rule, facts, lists, language, decided=rule.id == decides) for rule in rule_set.rules]
+    explained.sort(key=_place)
+    return Explanation(language, _summary(rule_set, decision, determining, language), tuple(explained))
+
+
+def _place(explained: RuleExplanation) -> tuple[int, int, str]:
+    """The rule that decided, other matches, trials, what did not match, what is off; by precedence within."""
+    rule = explained.rule
+    matched = explained.verdict in (Verdict.MATCHED, Verdict.MATCHED_BY_UNKNOWN)
+    if explained.decided:
+        group = 0
+    elif matched:
+        group = 1 if rule.mode is Mode.LIVE else 2
+    else:
+        group = 4 if explained.verdict is Verdict.OFF else 3
+    return group, level(Match(rule, rule.then)), rule.id
+
+
+def _summary(
+    rule_set: RuleSet, decision: Decision, determining: Match | None, language: Language
+) -> tuple[str, ...]:
+    rule = decision.rule
+    fallback = rule.description_in(language) if rule is not None else ""
+    meaning = reasons.sentence(decision.code, language, fallback)
+    lines = [phrase("decision", language, phrase(decision.outcome.value, language), decision.code, meaning)]
+    before = determining.outcome if determining is not None else rule_set.otherwise
+    if determining is not None:
+        lines.append(phrase("decided by", language, determining.rule.id))
+    else:
+        lines.append(phrase("no rule", language, rule_set.otherwise.value))
+    if before is not decision.outcome:
+        lines.append(phrase("before 3ds", language, phrase(before.value, language)))
+    lines.append(phrase("order", language))
+    return tuple(lines)

@@ -177,7 +177,8 @@ class Rule:
 
     `if_unknown` is the outcome when `when` is unknown (None: the rule does not match then). `off_because` is
     set when `mode` is off, in words that a support agent reads. `challenge_indicator` is the EMV 3-D Secure
-    value (03 preferred, 04 mandated) that goes with a challenge.
+    value (03 preferred, 04 mandated) that goes with a challenge. `description_fr` is empty unless the file
+    gives the description in several languages.
     """
 
     id: RuleId
@@ -193,6 +194,11 @@ class Rule:
     off_because: str = ""
     challenge_indicator: str = "04"
     span: Span = field(compare=False, default=Span("", 0, 0, 0))
+    description_fr: str = ""
+
+    def description_in(self, language: str) -> str:
+        """The description in a language, or in the one that there is."""
+        return self.description_fr or self.description if language == "fr" else self.description
 
 
 @dataclass(frozen=True, slots=True)
