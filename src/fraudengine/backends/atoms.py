@@ -8,7 +8,8 @@ texts and list names come in as arguments, so that merchants with equally shaped
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias, assert_never, cast
 from weakref import WeakValueDictionary
 
@@ -65,10 +66,20 @@ class Evaluator:
         self.evaluate: Evaluate = factory(*constants)
 
 
-def build_evaluator(properties: Sequence[Mapping[Test, str]]) -> Evaluator:
-    """The evaluator that sends, for each form, those of its properties that are given here."""
+@dataclass(frozen=True, slots=True)
+class SentProperty:
+    """A property of a form's message; it is looked at only where one of `guards` holds (none: always)."""
+
+    form: int
+    name: str
+    test: Test
+    guards: frozenset[Test]
+
+
+def build_evaluator(forms: int, properties: Sequence[SentProperty]) -> Evaluator:
+    """The evaluator that writes the messages of that many forms."""
     generator = _Generator()
-    source = generator.write_source(properties)
+    source = generator.write_source(forms, properties)
     factory = _factories.get(source)
     if factory is None:
         namespace: dict[str, object] = {}
@@ -78,46 +89,68 @@ def build_evaluator(properties: Sequence[Mapping[Test, str]]) -> Evaluator:
 
 
 class _Generator:
-    """Writes one evaluator; constants and facts are numbered in the order in which they are met."""
+    """Writes one evaluator; constants, facts and truths are numbered in the order in which they are met."""
 
     def __init__(self) -> None:
         self.constants: list[object] = []
         self._lines: list[str] = []
         self._facts: dict[FactName, str] = {}
         self._truths: dict[Condition, str] = {}
+        self._truth_count = 0
 
-    def write_source(self, properties: Sequence[Mapping[Test, str]]) -> str:
-        emitted: list[str] = []
-        for form, wanted in enumerate(properties):
-            for test, name in wanted.items():
-                holds = _HOLDS[test.polarity].format(self._truth(test.condition))
-                emitted.append(f"        if {holds}: m{form} += ',\"{name}\":1'")
-        heads = [f"        m{form} = {MESSAGE_HEAD!r}" for form in range(len(properties))]
-        reads = [f"        {variable} = get({fact!r})" for fact, variable in self._facts.items()]
+    def write_source(self, forms: int, properties: Sequence[SentProperty]) -> str:
+        by_guards: dict[frozenset[Test], list[SentProperty]] = {}
+        for sent in properties:
+            by_guards.setdefault(sent.guards, []).append(sent)
+        open_properties = by_guards.pop(frozenset(), [])
+        asked_by: dict[Condition, set[frozenset[Test]]] = {}
+        for sent in properties:
+            asked_by.setdefault(sent.test.condition, set()).add(sent.guards)
+        self._lines += [f"m{form} = {MESSAGE_HEAD!r}" for form in range(forms)]
+        for condition, askers in asked_by.items():
+            if askers == {frozenset()} or len(askers) > 1:
+                self._truth(condition)
+        self._lines += map(self._emission, open_properties)
+        for guards, guarded in by_guards.items():
+            self._write_guarded(guards, guarded)
+        reads = [f"{variable} = get({fact!r})" for fact, variable in self._facts.items()]
         arguments = ", ".join(f"c{number}" for number in range(len(self.constants)))
-        answer = "".join(f"m{form}, " for form in range(len(properties)))
+        body = ["get = facts.get", "find = lists.find", *reads, *self._lines]
         return "\n".join(
             [
                 f"def make({arguments}):",
                 "    def evaluate(facts, lists):",
-                "        get = facts.get",
-                "        find = lists.find",
-                *reads,
-                *(f"        {line}" for line in self._lines),
-                *heads,
-                *emitted,
-                f"        return ({answer})",
+                *(f"        {line}" for line in body),
+                f"        return ({''.join(f'm{form}, ' for form in range(forms))})",
                 "    return evaluate",
                 "",
             ]
         )
+
+    def _write_guarded(self, guards: frozenset[Test], guarded: Sequence[SentProperty]) -> None:
+        """The properties under `if`, with what only they need to know."""
+        # INVARIANT: a guard is the first test of a rule, so that its own truth is worked out outside every `if`.
+        entered = " or ".join(sorted(f"({self._holds(guard)})" for guard in guards))
+        outside, truths = self._lines, dict(self._truths)
+        self._lines = []
+        emissions = list(map(self._emission, guarded))
+        inside = [*self._lines, *emissions]
+        self._lines, self._truths = outside, truths
+        self._lines += [f"if {entered}:", *(f"    {line}" for line in inside)]
+
+    def _emission(self, sent: SentProperty) -> str:
+        return f"if {self._holds(sent.test)}: m{sent.form} += ',\"{sent.name}\":1'"
+
+    def _holds(self, test: Test) -> str:
+        return _HOLDS[test.polarity].format(self._truth(test.condition))
 
     def _truth(self, condition: Condition) -> str:
         """The variable that holds the condition's truth."""
         known = self._truths.get(condition)
         if known is None:
             expression = self._expression(condition)
-            known = self._truths[condition] = f"x{len(self._truths)}"
+            known = self._truths[condition] = f"x{self._truth_count}"
+            self._truth_count += 1
             self._lines.append(f"{known} = {expression}")
         return known
 

@@ -316,6 +316,29 @@ def _plan_form(rules: Sequence[FormRule]) -> FormPlan:
     return FormPlan("{" + ",".join([*texts, PROBE_RULE]) + "}", tuple(rules), properties)
 
 
+def guards_of(rules: Iterable[FormRule]) -> dict[Test, frozenset[Test]]:
+    """For each test, the tests one of which must hold for the core ever to look at it; empty: it always looks.
+
+    The core walks a conjunction in order: where its first test does not hold, the others need not be worked out
+    or sent, as long as no other rule asks for them.
+    """
+    found: dict[Test, frozenset[Test]] = {}
+    for rule in rules:
+        first = first_test(rule.expression)
+        for test in tests_of(rule.expression):
+            guards = frozenset({first}) if first is not None and test != first else frozenset[Test]()
+            known = found.get(test, guards)
+            found[test] = known | guards if known and guards else frozenset()
+    return found
+
+
+def first_test(expression: Expression) -> Test | None:
+    """The test that a conjunction is entered by."""
+    if isinstance(expression, Conjunction):
+        return next((part for part in expression.parts if isinstance(part, Test)), None)
+    return None
+
+
 def _write(expression: Expression, properties: dict[Test, str]) -> str:
     match expression:
         case Test():

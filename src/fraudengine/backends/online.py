@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from ..decision import Match
 from ..facts import Facts
 from ..rules.ast import Lists, Mode, Rule, RuleId, RuleSet
-from .atoms import Evaluate, Evaluator, build_evaluator
+from .atoms import Evaluate, Evaluator, SentProperty, build_evaluator
 from .durable_core import (
     MESSAGE_HEAD,
     MESSAGE_TAIL,
@@ -28,7 +28,7 @@ from .durable_core import (
     release_unused,
     require_owner,
 )
-from .lowering import RULE_NAMES, FormPlan, FormRule, Test, plan_forms, tests_of
+from .lowering import RULE_NAMES, FormPlan, FormRule, guards_of, plan_forms
 
 __all__ = ["FormCache", "OnlineRuleSet", "claim_core", "compile_rule_set"]
 
@@ -78,7 +78,9 @@ class OnlineRuleSet:
             heard = [plan for plan in plans if any(map(_is_evaluated, plan.rules))]
             if not heard:
                 continue
-            evaluator = build_evaluator([_sent_properties(plan) for plan in heard])
+            evaluator = build_evaluator(
+                len(heard), [sent for form, plan in enumerate(heard) for sent in _sent_properties(form, plan)]
+            )
             evaluators.append(evaluator)
             layers.append((evaluator.evaluate, tuple(_listen(plan, place, cache) for plan in heard)))
         self._layers = tuple(layers)
@@ -145,10 +147,12 @@ def _layers_of(rule_set: RuleSet) -> Iterable[list[Rule]]:
     return [rules for rules in layers.values() if any(rule.mode is not Mode.OFF for rule in rules)]
 
 
-def _sent_properties(plan: FormPlan) -> dict[Test, str]:
+def _sent_properties(form: int, plan: FormPlan) -> list[SentProperty]:
     """The properties that an evaluated rule of the form asks for."""
-    asked = {test for found in plan.rules if _is_evaluated(found) for test in tests_of(found.expression)}
-    return {test: name for test, name in plan.properties.items() if test in asked}
+    guards = guards_of(filter(_is_evaluated, plan.rules))
+    return [
+        SentProperty(form, name, test, guards[test]) for test, name in plan.properties.items() if test in guards
+    ]
 
 
 _SILENT: Final = -1
