@@ -18,13 +18,13 @@ import orjson
 from .cards import CardKey
 from .decision import EarlierScreening, card_identity
 from .decision_log import AlreadyRecorded, DecisionLog, EarlierRow, ScreeningRecord, Written
-from .diagnostics import BackendFault, UnknownMerchant
-from .engine import Engine, ReadyRuleSet
+from .engine import Engine
 from .enrich import Enricher
 from .facts import MerchantId, Transaction
 from .lookups import DataFiles
+from .ready_rules import ReadyRules
 from .rules.ast import RuleSet
-from .rules.library import PLATFORM, Library
+from .rules.library import Library
 from .screening import answer, recorded_facts, screen_transaction, transaction_object
 from .store import parse_screening_id, screening_id_text
 
@@ -63,15 +63,12 @@ class Screener:
         self.engine = parts.engine
         self.data = parts.data
         self.enricher = Enricher(parts.data)
-        self._fall_back = fall_back_to_platform
+        self.rules = ReadyRules(parts.library, parts.engine, fall_back_to_platform=fall_back_to_platform)
         self._reload_interval_s = reload_interval_ms / 1000
         self._clock_us = clock_us
-        self._ready: dict[str, ReadyRuleSet] = {}
-        self._faulty: dict[str, str] = {}
-        self._texts: dict[str, tuple[tuple[str, str], ...]] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._remembered: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._reported: tuple[str, ...] = ()
-        self.take_up_rules()
 
     # ---- screening ----------------------------------------------------------------------------------
 
@@ -100,7 +97,7 @@ class Screener:
     def _decide(
         self, transaction: Transaction, request_digest: bytes, received_ns: int, rows: tuple[EarlierRow, ...]
     ) -> tuple[bytes, ScreeningRecord]:
-        ready = self._ready_for(transaction.merchant)
+        ready = self.rules.ready_for(transaction.merchant)
         earlier = EarlierScreening(rows[0].card_identity, rows[0].currency, rows[0].minor) if rows else None
         screened = screen_transaction(self.engine, self.enricher, ready, transaction, earlier)
         screening_id = self.log.next_id()
@@ -154,69 +151,29 @@ class Screener:
 
     def rule_set(self, merchant: str) -> RuleSet:
         """The effective rule set in force for a merchant; raises UnknownMerchant."""
-        return self._ready_for(merchant).rule_set
-
-    def _ready_for(self, merchant: str) -> ReadyRuleSet:
-        ready = self._ready.get(merchant)
-        if ready is not None and merchant != PLATFORM:
-            return ready
-        snapshot = self.library.snapshot
-        if merchant in snapshot.rule_sets and merchant != PLATFORM and merchant not in self._faulty:
-            return self._prepare_late(merchant, snapshot.rule_sets[merchant])
-        refused = merchant in snapshot.refused_merchants or merchant in self._faulty
-        if self._fall_back and not refused and PLATFORM in self._ready:
-            return self._ready[PLATFORM]
-        raise UnknownMerchant(merchant, refused=refused)
-
-    def _prepare_late(self, merchant: str, rule_set: RuleSet) -> ReadyRuleSet:
-        ready = self._prepare(merchant, rule_set)
-        if ready is None:
-            raise UnknownMerchant(merchant, refused=True)
-        return ready
-
-    def _prepare(self, name: str, rule_set: RuleSet) -> ReadyRuleSet | None:
-        """Compiles one rule set and puts it in force; on a fault the one before it stays."""
-        try:
-            ready = self.engine.prepare(rule_set)
-        except BackendFault as fault:
-            kept = "the rules from before stay in force" if name in self._ready else "it has no rules in force"
-            self._faulty[name] = f"the compiled rules of {name} are refused: {fault}; {kept}"
-            return None
-        self._faulty.pop(name, None)
-        self._ready[name] = ready
-        return ready
-
-    def take_up_rules(self) -> None:
-        """Puts the library's snapshot in force, all of it between two screenings."""
-        rule_sets = self.library.snapshot.rule_sets
-        for name in [name for name in self._ready if name not in rule_sets]:
-            del self._ready[name]
-        for name in [name for name in self._faulty if name not in rule_sets]:
-            del self._faulty[name]
-        for name, rule_set in rule_sets.items():
-            ready = self._ready.get(name)
-            if ready is None or ready.rule_set is not rule_set:
-                self._prepare(name, rule_set)
+        return self.rules.ready_for(merchant).rule_set
 
     def _remember(self, rule_set: RuleSet) -> None:
         """Has the texts of a revision written with the first screening that it decides."""
-        if rule_set.revision in self._texts:
-            return
-        texts = self.library.texts(rule_set)
-        self._texts[rule_set.revision] = texts
-        self.log.remember_revision(rule_set.revision, rule_set.name, texts)
+        if rule_set.revision not in self._remembered:
+            self._remembered.add(rule_set.revision)
+            self.log.remember_revision(rule_set.revision, rule_set.name, self.library.texts(rule_set))
 
     # ---- life ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        self._watch = asyncio.create_task(self._keep_fresh(), name="keep-rules-fresh")
+        self._tasks = [
+            asyncio.create_task(self._keep_fresh(), name="keep-rules-fresh"),
+            asyncio.create_task(self._warm_up(), name="warm-up-rules"),
+        ]
 
     async def stop(self) -> None:
         """Ends the watch; every screening that was accepted is answered before."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
             with suppress(asyncio.CancelledError):
-                await self._watch
+                await task
         await asyncio.to_thread(self.log.close)
 
     async def _keep_fresh(self) -> None:
@@ -224,11 +181,18 @@ class Screener:
             await asyncio.sleep(self._reload_interval_s)
             try:
                 if await asyncio.to_thread(self.library.refresh):
-                    self.take_up_rules()
+                    self.rules.take_up()
                 await asyncio.to_thread(self.data.reload_if_changed)
-            except Exception:  # noqa: BLE001 - the watch must outlive any one bad file
-                _log.exception("looking for changed rule and data files failed; what is in force stays")
+            except Exception:  # noqa: BLE001 - the watch must outlive any one bad file; what is in force stays
+                _log.exception("looking for changed rule and data files failed")
             self._report_problems()
+
+    async def _warm_up(self) -> None:
+        """Prepares the rule sets that wait, one between screenings, at a quarter of the processor at most."""
+        while True:
+            started = time.perf_counter()
+            waited = self.rules.warm_up()
+            await asyncio.sleep(3 * (time.perf_counter() - started) if waited else self._reload_interval_s)
 
     def _report_problems(self) -> None:
         problems = self.problems()
@@ -242,10 +206,7 @@ class Screener:
 
     def problems(self) -> tuple[str, ...]:
         """Everything that is not as it should be, in plain language; empty when all is well."""
-        found = [str(refusal) for refusal in self.library.snapshot.refusals]
-        if self.library.problem:
-            found.append(f"the rule directory {self.library.directory} {self.library.problem}")
-        found += self._faulty.values()
+        found = [*self.rules.problems()]
         found += self.data.problems
         if self.log.last_problem:
             found.append(f"the decision log: {self.log.last_problem}")
@@ -253,7 +214,7 @@ class Screener:
 
     def ready(self) -> bool:
         """Whether screenings can be answered: there are rules in force and the log takes records."""
-        return bool(self._ready) and self.log.healthy
+        return bool(self.rules) and self.log.healthy
 
     @property
     def merchants(self) -> tuple[MerchantId, ...]:
