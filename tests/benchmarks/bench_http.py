@@ -75,6 +75,18 @@ class Round:
     p50_us: int
     p99_us: int
     answers: int
+    cpu_us: float  # of the server, all its threads, for one answer: what other load on the machine moves least
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    port: int
+    pid: int
+
+    def cpu_us(self) -> float:
+        """Processor time used so far, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") * 1e6
 
 
 def main() -> None:
@@ -88,8 +100,8 @@ def main() -> None:
         directory = Path(held)
         write_variants(directory / "variants.lua")
         with started("ours", directory) as ours, started("echo", directory) as echo:
-            for port in (ours, echo):
-                measure(port, "warm", 2, directory)
+            for server in (ours, echo):
+                measure(server, "warm", 2, directory)
             pairs = []
             for number in range(rounds):
                 pair = (
@@ -109,12 +121,14 @@ def report(pairs: list[tuple[Round, Round]]) -> None:
         print(f"figure http_{name}_per_second {statistics.median(r.per_second for r in of_kind):.0f} 1/s")
         print(f"figure http_{name}_p50 {statistics.median(r.p50_us for r in of_kind):.0f} us")
         print(f"figure http_{name}_p99 {statistics.median(r.p99_us for r in of_kind):.0f} us")
+        print(f"figure http_{name}_cpu {statistics.median(r.cpu_us for r in of_kind):.0f} us")
+    print(f"figure http_cpu_vs_echo {statistics.median(b.cpu_us / a.cpu_us for a, b in pairs):.2f} x")
     print(f"figure http_vs_echo {statistics.median(a.per_second / b.per_second for a, b in pairs):.2f} x")
     print(f"figure http_p99_vs_echo {statistics.median(a.p99_us / b.p99_us for a, b in pairs):.2f} x")
 
 
-def _shown(measured: Round) -> str:
-    return f"{measured.per_second:.0f}/s, p50 {measured.p50_us} us, p99 {measured.p99_us} us"
+def _shown(r: Round) -> str:
+    return f"{r.per_second:.0f}/s, p50 {r.p50_us} us, p99 {r.p99_us} us, cpu {r.cpu_us:.0f} us"
 
 
 # ---- the load -----------------------------------------------------------------------------------------------
@@ -143,18 +157,20 @@ def make_pan(chance: random.Random) -> str:
     return next(digits + last for last in "0123456789" if luhn_ok(digits + last))
 
 
-def measure(port: int, name: str, seconds: int, directory: Path) -> Round:
+def measure(server: Server, name: str, seconds: int, directory: Path) -> Round:
     script = directory / f"{name}.lua"
-    script.write_text(WRK_SCRIPT.format(variants=directory / "variants.lua", round=f"{name}-{port}"))
+    script.write_text(WRK_SCRIPT.format(variants=directory / "variants.lua", round=f"{name}-{server.port}"))
     wrk = ["taskset", "-c", WRK_CORE, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
-    ran = subprocess.run([*wrk, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=True)
+    before = server.cpu_us()
+    ran = subprocess.run([*wrk, f"http://127.0.0.1:{server.port}"], capture_output=True, text=True, check=True)
+    used = server.cpu_us() - before
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", ran.stdout)
     if found is None:
         raise SystemExit(f"wrk said nothing that can be read:\n{ran.stdout}{ran.stderr}")
     answers, duration_us, p50, p99, errors = map(int, found.groups())
     if errors:
         raise SystemExit(f"{errors} of {answers} requests failed:\n{ran.stdout}")
-    return Round(answers / duration_us * 1e6, p50, p99, answers)
+    return Round(answers / duration_us * 1e6, p50, p99, answers, used / answers)
 
 
 def check_every_answer_is_recorded(state: Path, answers: int) -> None:
@@ -176,8 +192,8 @@ def check_every_answer_is_recorded(state: Path, answers: int) -> None:
 
 
 @contextmanager
-def started(which: str, directory: Path) -> Iterator[int]:
-    """Starts one of the servers in a process of its own on the server core and yields its port."""
+def started(which: str, directory: Path) -> Iterator[Server]:
+    """Starts one of the servers in a process of its own on the server core."""
     run = [sys.executable, "-m", "tests.benchmarks.bench_http", f"--serve-{which}", str(directory / "state")]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
     environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
@@ -185,7 +201,7 @@ def started(which: str, directory: Path) -> Iterator[int]:
     with log.open("w") as errors:
         process = subprocess.Popen(["taskset", "-c", SERVER_CORE, *run], cwd=ROOT, env=environ, stderr=errors)
     try:
-        yield _port_when_ready(process, log)
+        yield Server(_port_when_ready(process, log), process.pid)
     except BaseException:
         sys.stderr.write(f"--- the {which} server said:\n{log.read_text()[-4000:]}")
         raise
