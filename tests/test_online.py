@@ -272,7 +272,7 @@ def test_a_state_that_never_fired_cannot_be_deleted_safely() -> None:
     Whether it crashes depends on what the memory held before, so that the probe is checked instead.
     """
     form = durable_core.CompiledForm('{"0":{"all":[{"m":{"t0":1}}]},' + durable_core.PROBE_RULE + "}")
-    assert form.fire('{"id":"0","sid":"0","q9":1}') == ()
+    assert form.fire('{"id":"0","sid":"0","q9":1}') == []
     assert form.is_compiled
     without_probe = durable_core.CompiledForm('{"0":{"all":[{"m":{"t0":1}}]}}')
     with pytest.raises(BackendFault, match="probe"):
@@ -398,7 +398,7 @@ def test_after_a_fault_nothing_stale_is_left(name: str, monkeypatch: pytest.Monk
     """The next screening compiles anew and sees only its own facts."""
     rule_set = make_rule_set([rule("a", hour(Op.OVER, 5)), rule("b", hour(Op.UNDER, 9)), rule("c", items(1))])
     lists = lists_of(rule_set)
-    compiled = compile_rule_set(rule_set, FormCache(remembered_answers=0))
+    compiled = compile_rule_set(rule_set, FormCache())
     compiled.find_matches({"hour": 6}, lists)
     with monkeypatch.context() as patched:
         patched.setattr(durable_core, "_core", FailingCore(*FAULTS[name]))
@@ -411,7 +411,7 @@ def test_after_a_fault_nothing_stale_is_left(name: str, monkeypatch: pytest.Monk
 
 def test_an_interrupt_between_two_calls_leaves_nothing_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     rule_set = make_rule_set([rule("a", hour(Op.OVER, 5)), rule("b", items(1))])
-    compiled = compile_rule_set(rule_set, FormCache(remembered_answers=0))
+    compiled = compile_rule_set(rule_set, FormCache())
     compiled.find_matches({"hour": 6}, lists_of(rule_set))
     with monkeypatch.context() as patched:
         patched.setattr(durable_core, "_core", FailingCore("retract_fact", KeyboardInterrupt()))
@@ -423,7 +423,7 @@ def test_an_interrupt_between_two_calls_leaves_nothing_stale(monkeypatch: pytest
 def test_a_message_left_behind_is_noticed_by_the_next() -> None:
     """The message id is constant, so that the core itself answers `observed`."""
     rule_set = make_rule_set([rule("a", hour(Op.OVER, 5))])
-    compiled = compile_rule_set(rule_set, FormCache(remembered_answers=0))
+    compiled = compile_rule_set(rule_set, FormCache())
     compiled.find_matches({"hour": 6}, lists_of(rule_set))
     handle = compiled.forms[0]._handle
     assert CORE_MODULE.assert_fact(handle, '{"id":"0","sid":"0","t0":1}')[0] == 0
@@ -455,36 +455,6 @@ def test_a_live_rule_with_an_unresolved_setting_does_not_compile() -> None:
         compile_rule_set(make_rule_set([rule("r", unresolved)]))
     off = rule("r", unresolved, mode=Mode.OFF, origin="platform")
     assert_agrees(make_rule_set([off, rule("s", hour(Op.OVER, 5))]), {"hour": 6, "amount": Money(1, "TND")})
-
-
-def test_remembered_answers_are_bounded_and_forgotten_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    real = vars(durable_core)["_fire"]
-
-    def fire(handle: int, message: str) -> object:
-        asked.append(message)
-        return real(handle, message)
-
-    monkeypatch.setattr(durable_core, "_fire", fire)
-    rule_set = make_rule_set([rule(f"r{n}", items(n)) for n in range(4)])
-    compiled = compile_rule_set(rule_set, FormCache(remembered_answers=2))
-
-    def screen(*numbers: int) -> int:
-        """How often the core was asked."""
-        asked.clear()
-        for number in numbers:
-            found = compiled.find_matches({"metadata.items": number}, lists_of(rule_set))
-            assert [match.rule.id for match in found] == [f"r{number}"]
-        return len(asked)
-
-    assert screen(0, 0, 0) == 2  # the probe, and one question
-    assert screen(1, 0, 1, 0) == 1
-    assert screen(2, 2, 0, 1) == 3  # the third answer drops the first two
-    with monkeypatch.context() as patched:
-        patched.setattr(durable_core, "_core", FailingCore("assert_fact", RuntimeError("error code: 303")))
-        with pytest.raises(BackendFault):
-            compiled.find_matches({"metadata.items": 3}, lists_of(rule_set))
-    assert screen(1) == 2  # compiled anew and asked again
 
 
 # ---- sharing ----------------------------------------------------------------------------------------

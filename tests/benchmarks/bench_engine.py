@@ -8,7 +8,6 @@ to `Match`es, with the guards for unknown facts that the peers' expressions leav
 
 zen-engine is shown in two forms: one expression for each rule, as a decision that reports its rules is written in
 it, and all rules joined into one array expression, which spares it converting the facts for each rule.
-Our own engine is shown asking the core each time, and remembering what it answered.
 
 Engines take turns; each turn runs the transactions that follow those of its last turn, and medians are shown.
 """
@@ -29,7 +28,7 @@ import rule_engine
 import zen
 from celpy.adapter import json_to_cel
 
-from fraudengine.backends.online import FormCache, compile_rule_set
+from fraudengine.backends.online import compile_rule_set
 from fraudengine.diagnostics import Span
 from fraudengine.facts import Facts, FactType, ListKind
 from fraudengine.lists import ListsAsOf, build_indexes
@@ -269,8 +268,8 @@ Engine: TypeAlias = Callable[[int], Answer]
 """Decides the transaction of that number; the ids of the rules that match."""
 
 
-def ours(rule_set: RuleSet, transactions: Sequence[Facts], cache: FormCache | None = None) -> Engine:
-    compiled = compile_rule_set(rule_set, cache or FormCache())
+def ours(rule_set: RuleSet, transactions: Sequence[Facts]) -> Engine:
+    compiled = compile_rule_set(rule_set)
     lists = ListsAsOf(build_indexes(rule_set.lists), 0)
     find_matches = compiled.find_matches
 
@@ -382,11 +381,7 @@ def run(seconds: float) -> None:
     table: dict[str, list[str]] = {}
     for count in (5, 20, 100):
         rule_set = make_rules(count)
-        engines = {
-            OURS: ours(rule_set, transactions),
-            f"{OURS}, asking": ours(rule_set, transactions, FormCache(remembered_answers=0)),
-        }
-        engines["plain Python"] = plain_python(rule_set, flat)
+        engines = {OURS: ours(rule_set, transactions), "plain Python": plain_python(rule_set, flat)}
         engines |= {name: make(rule_set, flat) for name, make in PEERS.items()}
         matches = 0
         for number in range(COMPARED):

@@ -44,10 +44,6 @@ _NO_RULE_FIRED: Final = 1
 # A form that faults this often stays unusable: each abandoned copy costs some hundred kB.
 MAX_FAULTS: Final = 8
 
-# What a message fires depends on nothing but the form and the message, and the same few patterns of truths make up
-# most traffic: the answers to that many messages are kept for each form (some 200 bytes each). 0 asks every time.
-REMEMBERED_ANSWERS: Final = 1_024
-
 _owner: int | None = None
 _unused: deque[int] = deque()  # handles of forms that nobody holds any more
 
@@ -73,43 +69,31 @@ def require_owner() -> None:
 class CompiledForm:
     """A form, compiled by the core at its first message and released once nobody holds it."""
 
-    __slots__ = ("__weakref__", "_answers", "_handle", "_remembered_answers", "faults", "text")
+    __slots__ = ("__weakref__", "_handle", "faults", "text")
 
-    def __init__(self, text: str, remembered_answers: int = REMEMBERED_ANSWERS) -> None:
+    def __init__(self, text: str) -> None:
         self.text = text
         self.faults = 0
         self._handle: int | None = None
-        self._answers: dict[str, tuple[str, ...]] = {}
-        self._remembered_answers = remembered_answers
 
     @property
     def is_compiled(self) -> bool:
         return self._handle is not None
 
-    def fire(self, message: str) -> tuple[str, ...]:
-        """The one-letter names of the rules that the message fires, each once."""
+    def fire(self, message: str) -> list[str]:
+        """The one-letter names of the rules that the message fires; twice if two branches of a rule are true."""
         if _owner != threading.get_ident():
             require_owner()
-        names = self._answers.get(message)
-        return self._ask(message) if names is None else names
-
-    def _ask(self, message: str) -> tuple[str, ...]:
         handle = self._handle
         if handle is None:
             handle = self._compile()
         try:
-            # Two true branches of an `$or` fire a rule twice.
-            names = tuple(dict.fromkeys(_fire(handle, message)))
+            return _fire(handle, message)
         except BaseException as error:
             self._abandon()
             if isinstance(error, Exception) and not isinstance(error, BackendFault):
                 raise BackendFault(f"durable_rules failed: {error}") from error
             raise
-        if self._remembered_answers:
-            if len(self._answers) >= self._remembered_answers:
-                self._answers.clear()
-            self._answers[message] = names
-        return names
 
     def _compile(self) -> int:
         if self.faults >= MAX_FAULTS:
@@ -129,7 +113,6 @@ class CompiledForm:
 
     def _abandon(self) -> None:
         self._handle = None
-        self._answers.clear()
         self.faults += 1
 
     def __del__(self) -> None:

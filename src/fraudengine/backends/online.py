@@ -22,7 +22,6 @@ from .atoms import Evaluate, Evaluator, SentProperty, build_evaluator
 from .durable_core import (
     MESSAGE_HEAD,
     MESSAGE_TAIL,
-    REMEMBERED_ANSWERS,
     CompiledForm,
     claim_core,
     release_unused,
@@ -38,14 +37,13 @@ CheckKey: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 class FormCache:
     """Compiled forms by their text, for as long as a rule set holds them."""
 
-    def __init__(self, remembered_answers: int = REMEMBERED_ANSWERS) -> None:
-        self._remembered_answers = remembered_answers
+    def __init__(self) -> None:
         self._forms: WeakValueDictionary[str, CompiledForm] = WeakValueDictionary()
 
     def form(self, text: str) -> CompiledForm:
         found = self._forms.get(text)
         if found is None:
-            found = self._forms[text] = CompiledForm(text, self._remembered_answers)
+            found = self._forms[text] = CompiledForm(text)
         return found
 
     def __len__(self) -> int:
@@ -112,7 +110,7 @@ class OnlineRuleSet:
         matches = self._matches
         if len(found) == 1:
             return (matches[found[0]],) if found[0] >= 0 else ()
-        return tuple([matches[index] for index in sorted(found) if index >= 0])
+        return tuple([matches[index] for index in sorted(set(found)) if index >= 0])
 
     def release(self) -> None:
         """Lets go of the compiled forms; those that no other rule set holds give their memory back."""
