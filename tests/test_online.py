@@ -217,6 +217,27 @@ def test_no_form_exceeds_what_the_core_holds(conditions: list[Condition]) -> Non
             assert set(compiled.fire(everything)) == set(lowering.RULE_NAMES[: len(form.rules)])
 
 
+def test_what_follows_in_a_conjunction_is_sent_only_where_its_first_test_holds() -> None:
+    """`items` 2 is asked by an own rule too, so it is always sent; `items` 1 only below its guard."""
+    guard = hour(Op.OVER, 5)
+    rules = [
+        rule("a", All((guard, items(1)), SPAN)),
+        rule("b", All((guard, items(2)), SPAN)),
+        rule("c", items(2)),
+    ]
+    compiled = compile_rule_set(make_rule_set(rules))
+    ((evaluate, _),) = compiled._layers
+
+    def sent(facts: Facts) -> int:
+        (message,) = evaluate(facts, lists_of(compiled.rule_set))
+        return message.count('":1')
+
+    assert sent({"hour": 6, "metadata.items": 1}) == 2
+    assert sent({"hour": 5, "metadata.items": 1}) == 0
+    assert sent({"hour": 6, "metadata.items": 2}) == 2
+    assert sent({"hour": 5, "metadata.items": 2}) == 1
+
+
 def test_names_that_the_core_takes_for_one_are_refused() -> None:
     lowering.check_no_collision(f"{letter}{n}" for letter in "tfnpu" for n in range(1_000))
     assert lowering.hash_name("costarring") == lowering.hash_name("liquid")

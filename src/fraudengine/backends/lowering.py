@@ -227,6 +227,21 @@ def count_operators(expression: Expression) -> int:
             assert_never(expression)
 
 
+def _count_links(expression: Expression) -> int:
+    """At most how many links between alpha nodes an expression adds."""
+    match expression:
+        case bool():
+            return 0
+        case Test():
+            return 1
+        case Conjunction(parts=parts):
+            return sum(map(_count_links, parts))
+        case Disjunction(parts=parts):
+            return len(parts) + sum(map(_count_links, parts))
+        case _:
+            assert_never(expression)
+
+
 def tests_of(expression: Expression) -> Iterable[Test]:
     match expression:
         case bool():
@@ -280,22 +295,28 @@ def plan_forms(rules: Sequence[Rule]) -> tuple[tuple[FormPlan, ...], tuple[FormR
     wanted.sort(key=lambda variant: (_shape(variant.expression), variant.rule.id, variant.by_unknown))
     forms: list[FormPlan] = []
     pending: list[FormRule] = []
-    top = _Alpha()
+    top, bound = _Alpha(), 0
     sent: set[Test] = set()
     for variant in wanted:
         top.insert(variant.expression)
-        tests = set(tests_of(variant.expression))
+        together = sent.union(tests_of(variant.expression))
+        bound += _count_links(variant.expression)
+        if (
+            bound > MAX_STACK
+        ):  # no link deepens the stack by more than one; only now is the exact bound worth its time
+            bound = top.stack_bound({})
         full = (
             len(pending) == MAX_RULES
-            or _most_together(sent | tests) > MAX_PROPERTIES
-            or top.stack_bound({}) > MAX_STACK
+            or bound > MAX_STACK
+            or (len(together) > MAX_PROPERTIES and _most_together(together) > MAX_PROPERTIES)
         )
         if full and pending:
             forms.append(_plan_form(pending))
-            pending, sent, top = [], set(), _Alpha()
+            pending, together, top = [], set(tests_of(variant.expression)), _Alpha()
             top.insert(variant.expression)
+            bound = top.stack_bound({})
         pending.append(variant)
-        sent |= tests
+        sent = together
     if pending:
         forms.append(_plan_form(pending))
     return tuple(forms), tuple(always)
