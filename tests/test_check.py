@@ -321,15 +321,6 @@ def test_ten_thousand_entries_are_the_most() -> None:
     assert codes(text(10_001)) == ["too-many-entries"]
 
 
-def test_velocity_is_refused_wherever_it_stands() -> None:
-    for text in (
-        "merchant: shop\nvelocity: {}\n",
-        "merchant: shop\nrules:\n  - {id: a, when: {velocity: {over: 1}}, then: refuse}\n",
-        "merchant: shop\nrules:\n  - {id: a, velocity: 1, when: {hour: 1}, then: refuse}\n",
-    ):
-        assert codes(text) == ["not-available"]
-
-
 def test_warnings_do_not_refuse_the_file() -> None:
     file, mistakes = check_text("shop.yaml", "merchant: shop\nlists:\n  a: {of: country, entries: [TN, TN]}\n")
     assert file is not None

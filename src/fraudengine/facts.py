@@ -55,6 +55,7 @@ class Origin(StrEnum):
     REQUEST_OR_BIN = "given by the gateway, else the BIN table"
     IP_TABLE = "the IP table"
     DERIVED = "derived from the transaction"
+    LOG = "counted in the decision log"
     TIME = "the transaction's time, in the rule set's timezone"
 
 

@@ -13,6 +13,7 @@ from typing import NewType, Protocol, TypeAlias, assert_never
 
 from ..diagnostics import Span
 from ..facts import FactName, FactType, FactValue, ListKind
+from .counters import Counter
 
 RuleId = NewType("RuleId", str)
 ListName = NewType("ListName", str)
@@ -206,6 +207,8 @@ class ListEntry:
     """A named value of a list. In force when `added_us <= as_of < expires_us`; UTC microseconds.
 
     `value` is normalised by kind: card fingerprint, bin digits, CIDR, alpha-2 code, lower-case e-mail …
+    `source` says where it is kept: a rule file with its line, or `run-time`, where `id` names it and `scope` is
+    the merchant it holds for, or `*` for all.
     """
 
     value: str
@@ -214,6 +217,9 @@ class ListEntry:
     author: str = ""
     added_us: int | None = None
     expires_us: int | None = None
+    source: str = field(default="", compare=False)
+    id: int | None = None
+    scope: str = ""
 
     def in_force(self, as_of_us: int) -> bool:
         return (self.added_us is None or self.added_us <= as_of_us) and (
@@ -281,6 +287,7 @@ class RuleSet:
     metadata: Mapping[str, FactType]
     reads: frozenset[FactName]
     sources: tuple[tuple[str, str], ...] = ()  # (path, sha256 of the text) of every file it is made from
+    velocity: Mapping[FactName, Counter] = field(default_factory=dict)  # declared, whether or not a rule reads it
 
     @property
     def evaluated_rules(self) -> tuple[Rule, ...]:

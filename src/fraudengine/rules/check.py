@@ -19,6 +19,7 @@ from .check_lists import MAX_ENTRIES, read_entries, says_dates
 from .check_operands import read_figures, read_operand
 from .check_rules import known_keys, read_changes, read_rules, read_text, read_word
 from .check_values import Wrong
+from .check_velocity import read_velocity
 from .checked import (
     DEFAULT_TIMEZONE,
     CheckedFile,
@@ -28,6 +29,7 @@ from .checked import (
     FileKind,
     FilledList,
     GivenSetting,
+    KnownFacts,
     Mistakes,
     has_errors,
     in_order,
@@ -35,6 +37,7 @@ from .checked import (
     shown,
     types_by_key,
 )
+from .counters import Counter
 from .yamldoc import Mapping as MappingNode
 from .yamldoc import Node, Scalar, Sequence, content_digest, read_document
 
@@ -49,6 +52,7 @@ RULE_SET_KEYS: Final = (
     "settings",
     "lists",
     "metadata",
+    "velocity",
     "change",
     "rules",
 )
@@ -96,11 +100,13 @@ def read_file(path: str, text: str) -> tuple[CheckedFile | None, tuple[Diagnosti
 
 
 def names_written(path: str, text: str) -> frozenset[str]:
-    """The settings and lists that the text declares, and its rule ids, whether or not they can be read."""
+    """The settings, lists, counters and rule ids that the text declares, whether or not they can be read."""
     node, _ = read_document(path, text)
     names: set[str] = set()
     for key, value in node.items if isinstance(node, MappingNode) else ():
-        if key.text in ("settings", "lists") and isinstance(value, MappingNode):
+        if key.text == "velocity" and isinstance(value, MappingNode):
+            names |= {name.text for name, _ in value.items}
+        elif key.text in ("settings", "lists") and isinstance(value, MappingNode):
             names |= {name.text for name, entry in value.items if isinstance(entry, MappingNode)}
         elif key.text == "rules" and isinstance(value, Sequence):
             ids = [item.get("id") for item in value.items if isinstance(item, MappingNode)]
@@ -152,9 +158,13 @@ class _FileReader:
             self.read_lists(given["lists"][1], timezone or DEFAULT_TIMEZONE, dates_wait)
         metadata = self.read_metadata(given["metadata"][1]) if "metadata" in given else []
         challenge = self.read_challenge(given["challenge"][1]) if "challenge" in given else {}
+        settings = given["settings"][1] if "settings" in given else None
+        named = {key.text: key for key, _ in settings.items} if isinstance(settings, MappingNode) else {}
+        velocity = read_velocity(given["velocity"][1], self.mistakes, named) if "velocity" in given else []
         rules = []
         if "rules" in given:
-            rules = read_rules(given["rules"][1], self.mistakes, types_by_key(metadata), extends is not None)
+            known = self.known_facts(metadata, velocity, given)
+            rules = read_rules(given["rules"][1], self.mistakes, known, extends is not None)
         return CheckedFile(
             kind=kind,
             name=name,
@@ -174,11 +184,21 @@ class _FileReader:
             lists_filled=tuple(self.lists_filled),
             dated_lists=tuple(self.dated_lists),
             metadata=tuple(metadata),
+            velocity=tuple(velocity),
             changes=tuple(read_changes(given["change"][1], self.mistakes)) if "change" in given else (),
             rules=tuple(rules),
             content_sha256=content_digest(node),
             text_sha256=hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest(),
         )
+
+    @staticmethod
+    def known_facts(
+        metadata: list[DeclaredMetadata], velocity: list[Counter], given: dict[str, tuple[Scalar, Node]]
+    ) -> KnownFacts:
+        counters = {counter.name: counter for counter in velocity}
+        block = given["velocity"][1] if "velocity" in given else None
+        written = {key.text for key, _ in block.items} if isinstance(block, MappingNode) else set()
+        return KnownFacts(types_by_key(metadata), counters, frozenset(written - counters.keys()))
 
     # ---- head of the file ---------------------------------------------------------------------
 

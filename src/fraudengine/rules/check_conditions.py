@@ -6,7 +6,7 @@ declared in a file that this one extends, so `link` has the last word on them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -34,7 +34,7 @@ from .ast import (
 )
 from .check_operands import read_figures, read_operand, with_article
 from .check_values import Wrong
-from .checked import ListUse, Mistakes, SettingUse, one_of_words, shown
+from .checked import KnownFacts, ListUse, Mistakes, SettingUse, one_of_words, shown
 from .yamldoc import Mapping as MappingNode
 from .yamldoc import Node, Scalar, Sequence
 
@@ -77,6 +77,7 @@ _SYNONYMS: Final = {
     "prefix": "starts_with",
     "begins_with": "starts_with",
 }
+_COUNTER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _PLAIN_EQUALITY: Final = ("equals", "is", "eq", "=", "==", "one_of", "any_of")
 
 
@@ -84,13 +85,13 @@ _PLAIN_EQUALITY: Final = ("equals", "is", "eq", "=", "==", "one_of", "any_of")
 class Scope:
     """What the conditions of one rule may name, and what they turned out to need.
 
-    `more_metadata` says that an inherited file may declare more, and then a test on an
-    undeclared key is left to link: the rule is `deferred`.
+    `more` says that an inherited file may declare more, and then a test on an undeclared metadata key or on a name
+    that can be a counter's is left to link: the rule is `deferred`.
     """
 
     mistakes: Mistakes
-    metadata: Mapping[str, FactType]
-    more_metadata: bool
+    known: KnownFacts
+    more: bool
     settings: list[SettingUse] = field(default_factory=list)
     lists: list[ListUse] = field(default_factory=list)
     deferred: bool = False
@@ -169,27 +170,34 @@ class _Reader:
         return All(found, key.span) if key.text == "all" else Any(found, key.span)
 
     def find_spec(self, key: Scalar) -> FactSpec | None:
-        """The spec of a metadata fact; for anything else None and a mistake."""
+        """The spec of a counter or metadata fact; for anything else None and a mistake."""
         name = key.text
+        counter = self.scope.known.counters.get(name)
+        if counter is not None:
+            return counter.spec
+        if name in self.scope.known.unreadable:
+            return None
         if name.startswith(METADATA_PREFIX):
-            fact_type = self.scope.metadata.get(name[len(METADATA_PREFIX) :])
+            fact_type = self.scope.known.metadata.get(name[len(METADATA_PREFIX) :])
             if fact_type is not None:
                 return _metadata_spec(name, fact_type)
-            if self.scope.more_metadata:
+            if self.scope.more:
                 self.scope.deferred = True
                 return None
-            keys = [METADATA_PREFIX + known for known in self.scope.metadata]
+            keys = [METADATA_PREFIX + known for known in self.scope.known.metadata]
             wanted = name[len(METADATA_PREFIX) :][:40] or "KEY"
             hint = suggest(name[:64], keys) or f"declare its type: `metadata: {{{wanted}: text}}`"
             self.report("unknown-metadata", f"{shown(name)} is not declared", key, hint)
             return None
-        if name == "velocity":
-            self.report("not-available", "`velocity` is not available yet", key, "delete it for now")
-        elif name in TEST_WORDS or name in _SYNONYMS:
+        if name in TEST_WORDS or name in _SYNONYMS:
             hint = f"name the fact first, such as `amount: {{{name}: …}}`"
             self.report("test-without-fact", f"{shown(name)} tests no fact here", key, hint)
         else:
-            hint = suggest(name[:64], [*CATALOGUE, *COMBINATIONS]) or "rules/README.md lists every fact"
+            if self.scope.more and _COUNTER_NAME.fullmatch(name):
+                self.scope.deferred = True
+                return None
+            hint = suggest(name[:64], [*CATALOGUE, *COMBINATIONS, *self.scope.known.counters])
+            hint = hint or "rules/README.md lists every fact; counters are declared under `velocity:`"
             self.report("unknown-fact", f"unknown fact {shown(name)}", key, hint)
         return None
 
@@ -387,6 +395,8 @@ class _Reader:
             self.report("compares-with-itself", f"`{name}` is compared with itself", node, hint)
             return None
         other = CATALOGUE.get(name)
+        if other is None and name in self.scope.known.counters:
+            other = self.scope.known.counters[name].spec
         if other is None and name.startswith(METADATA_PREFIX):
             other = self.find_spec(node._replace(text=name, column=node.column + 1))
             if other is None:

@@ -8,12 +8,11 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from ..diagnostics import Span, suggest
-from ..facts import FactType
 from . import check_values as values
 from .ast import All, Mode, Outcome, Rule, RuleId, facts_read
 from .check_conditions import Scope, read_condition
 from .check_values import Wrong
-from .checked import Change, CheckedRule, Mistakes, one_of_words, shown
+from .checked import Change, CheckedRule, KnownFacts, Mistakes, one_of_words, shown
 from .reachability import find_contradiction
 from .yamldoc import Mapping as MappingNode
 from .yamldoc import Node, Scalar, Sequence
@@ -58,8 +57,8 @@ _SAYS_SAME: Final = {
 E = TypeVar("E", bound=StrEnum)
 
 
-def read_rules(node: Node, mistakes: Mistakes, metadata: Mapping[str, FactType], more: bool) -> list[CheckedRule]:
-    """Every rule of the block without mistakes; `more` says that an inherited file may declare more metadata."""
+def read_rules(node: Node, mistakes: Mistakes, known: KnownFacts, more: bool) -> list[CheckedRule]:
+    """Every rule of the block without mistakes; `more` says that an inherited file may declare more facts."""
     if not isinstance(node, Sequence):
         mistakes.report("not-a-list", "`rules` takes a list", node, "begin each rule with `- id:`")
         return []
@@ -78,13 +77,13 @@ def read_rules(node: Node, mistakes: Mistakes, metadata: Mapping[str, FactType],
                 mistakes.report(
                     "duplicate-rule", f"two rules have the id {shown(name.text)}", name, "rename one of them", also
                 )
-        rule = read_rule(item, mistakes, metadata, more)
+        rule = read_rule(item, mistakes, known, more)
         if rule is not None:
             rules.append(rule)
     return rules
 
 
-def read_rule(node: Node, mistakes: Mistakes, metadata: Mapping[str, FactType], more: bool) -> CheckedRule | None:
+def read_rule(node: Node, mistakes: Mistakes, known: KnownFacts, more: bool) -> CheckedRule | None:
     """One rule, or None when it has mistakes."""
     if not isinstance(node, MappingNode):
         mistakes.report("not-a-rule", "a rule was expected here", node, "begin it with `- id: some-name`")
@@ -96,7 +95,7 @@ def read_rule(node: Node, mistakes: Mistakes, metadata: Mapping[str, FactType], 
             mistakes.report("missing-key", f"the rule has no `{key}`", node, _MISSING[key])
     rule_id = read_id(given.get("id"), mistakes)
     then = _optional(given, "then", Outcome, mistakes)
-    scope = Scope(mistakes, metadata, more)
+    scope = Scope(mistakes, known, more)
     when = read_condition(given["when"][1], scope) if "when" in given else None
     unless = read_condition(given["unless"][1], scope, in_unless=True) if "unless" in given else None
     common = _read_common(given, mistakes)
@@ -104,7 +103,9 @@ def read_rule(node: Node, mistakes: Mistakes, metadata: Mapping[str, FactType], 
     if final and then not in (None, Outcome.REFUSE):
         hint = "write `then: refuse`, or delete `final`"
         mistakes.report("final-not-refuse", "only a rule that refuses can be final", given["final"][1], hint)
-    if len(mistakes.found) > before or rule_id is None or then is None:
+    if rule_id is None or then is None:
+        return None
+    if len(mistakes.found) > before and not scope.deferred:  # link may have more to say about a deferred one
         return None
     name, name_node = rule_id
     placeholder = when if when is not None else _EVERYTHING
@@ -154,9 +155,7 @@ def known_keys(
     """The pairs with a known key that have a value; a mistake for each other one."""
     given: dict[str, tuple[Scalar, Node]] = {}
     for key, value in node.items:
-        if key.text == "velocity" and "velocity" not in allowed:
-            mistakes.report("not-available", "`velocity` is not available yet", key, "delete it for now")
-        elif key.text not in allowed:
+        if key.text not in allowed:
             hint = suggest(key.text[:64], allowed) or f"{of_what} has {', '.join(f'`{name}`' for name in allowed)}"
             mistakes.report("unknown-key", f"unknown key {shown(key.text)}", key, hint)
         elif isinstance(value, Scalar) and value.is_empty:

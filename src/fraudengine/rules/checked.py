@@ -15,6 +15,7 @@ from ..diagnostics import Diagnostic, Severity, Span
 from ..facts import FactName, FactType, ListKind
 from . import yamldoc
 from .ast import ListEntry, ListName, Literal, Mode, MoneyFigures, Outcome, Rule, RuleId
+from .counters import Counter
 from .sourcetext import hide_numbers
 
 DEFAULT_TIMEZONE: Final = "Africa/Tunis"
@@ -146,6 +147,7 @@ class CheckedFile:
     lists_filled: tuple[FilledList, ...]
     dated_lists: tuple[FilledList, ...]
     metadata: tuple[DeclaredMetadata, ...]
+    velocity: tuple[Counter, ...]
     changes: tuple[Change, ...]
     rules: tuple[CheckedRule, ...]
     content_sha256: str
@@ -199,6 +201,15 @@ def one_of_words(words: Iterable[str]) -> str:
     """`a`, `b` or `c`."""
     quoted = [f"`{word}`" for word in words]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFacts:
+    """The facts beyond the catalogue that rules may read: metadata by key, velocity counters by name."""
+
+    metadata: Mapping[str, FactType] = field(default_factory=dict)
+    counters: Mapping[FactName, Counter] = field(default_factory=dict)
+    unreadable: frozenset[FactName] = frozenset()  # counters with mistakes: reading them is no second one
 
 
 def types_by_key(metadata: Iterable[DeclaredMetadata]) -> Mapping[str, FactType]:

@@ -107,7 +107,7 @@ def find_mistakes(
 
 
 def _is_about(mistake: Diagnostic, names: frozenset[str]) -> bool:
-    if mistake.code not in ("unknown-setting", "unknown-list", "unknown-rule"):
+    if mistake.code not in ("unknown-setting", "unknown-list", "unknown-rule", "unknown-fact"):
         return False
     return any(f"`{name}`" in mistake.message or f"`${name}`" in mistake.message for name in names)
 
@@ -149,6 +149,8 @@ def _rule_set(
             sources.append(shared)
     evaluated = [merged.rules[rule.id] for rule in rules if rule.mode is not Mode.OFF]
     reads = frozenset().union(*(rule.reads for rule in evaluated))
+    if merged.velocity:
+        reads = reads.union(*(merged.velocity[name].needs for name in reads & merged.velocity.keys()))
     form = "\n".join([_REVISION_FORM, *(source.content_sha256 for source in sources)])
     return RuleSet(
         name=file.name,
@@ -167,6 +169,7 @@ def _rule_set(
         metadata=merged.metadata,
         reads=(base or merged).shared_reads(reads),
         sources=tuple((source.path, source.text_sha256) for source in sources),
+        velocity=merged.velocity,
     )
 
 

@@ -8,11 +8,23 @@ from typing import Any, Final
 
 from ..diagnostics import Diagnostic, Span, suggest
 from ..facts import CATALOGUE, FactName, FactType, ListKind
-from .ast import DeclaredList, ListEntry, ListName, Mode, Outcome, Rule, RuleId, SettingValue
+from .ast import DeclaredList, FactRef, ListEntry, ListName, Mode, Outcome, Rule, RuleId, SettingValue
 from .check import read_setting_value
 from .check_lists import read_entries
 from .check_rules import read_rule
-from .checked import DEFAULT_TIMEZONE, Change, CheckedFile, CheckedRule, ListUse, Mistakes, SettingUse, shown
+from .checked import (
+    DEFAULT_TIMEZONE,
+    Change,
+    CheckedFile,
+    CheckedRule,
+    KnownFacts,
+    ListUse,
+    Mistakes,
+    SettingUse,
+    shown,
+)
+from .counters import Counter
+from .fill import fill_settings
 
 MAX_VARIANTS: Final = 10_000
 
@@ -33,6 +45,7 @@ class Merged:
     list_places: dict[ListName, Span]
     metadata: dict[str, FactType]
     metadata_places: dict[str, Span]
+    velocity: dict[FactName, Counter]
     rules: dict[RuleId, CheckedRule]
     otherwise: Outcome | None
     timezone: str | None
@@ -72,7 +85,7 @@ class _Merger:
     def merge(self) -> Merged:
         file, base = self.file, self.base
         if base is None:
-            merged = Merged(file, {}, {}, {}, {}, {}, {}, {}, {}, *_given(file))
+            merged = Merged(file, {}, {}, {}, {}, {}, {}, {}, {}, {}, *_given(file))
         else:
             merged = Merged(
                 file,
@@ -83,6 +96,7 @@ class _Merger:
                 base.list_places,
                 base.metadata,
                 base.metadata_places,
+                base.velocity,
                 dict(base.rules),
                 file.otherwise or base.otherwise,
                 file.timezone or base.timezone,
@@ -103,6 +117,11 @@ class _Merger:
             merged.metadata = dict(merged.metadata)
             merged.metadata_places = dict(merged.metadata_places)
             self.merge_metadata(merged)
+        if file.velocity:
+            merged.velocity = dict(merged.velocity)
+            self.merge_velocity(merged)
+        if merged.velocity:
+            self.check_setting_names(merged)
         for change in file.changes:
             self.apply_change(merged, change)
         for checked in file.rules:
@@ -187,8 +206,26 @@ class _Merger:
                 merged.metadata[declared.key] = declared.type
                 merged.metadata_places[declared.key] = declared.span
 
+    def merge_velocity(self, merged: Merged) -> None:
+        for counter in self.file.velocity:
+            first = merged.velocity.get(counter.name)
+            if first is not None:
+                self.report_again("counter", counter.name, counter.span, first.span)
+            else:
+                merged.velocity[counter.name] = replace(counter, origin=self.file.name)
+
+    def check_setting_names(self, merged: Merged) -> None:
+        """`$name` must mean one thing, so no setting is named like a counter of another file in the chain."""
+        for name in merged.velocity.keys() & merged.setting_places.keys():
+            counter, setting = merged.velocity[name].span, merged.setting_places[name]
+            if (counter.path == self.file.path) != (setting.path == self.file.path):
+                mine, other = (counter, setting) if counter.path == self.file.path else (setting, counter)
+                message = f"`{name}` is the name of a counter and of a setting, so `${name}` would mean both"
+                also = ((other, "the other one"),)
+                self.report("counter-named-like-setting", message, mine, "give it another name", also)
+
     def report_again(self, what: str, name: str, span: Span, first: Span) -> None:
-        hint = "give its value only" if what == "setting" else "write only its entries, or use another name"
+        hint = _SAY_INSTEAD.get(what, "write only its entries, or use another name")
         also = ((first, "it is declared here already"),)
         self.report(
             f"{what.replace(' ', '-')}-declared-twice", f"{what} `{name}` is declared twice", span, hint, also
@@ -223,7 +260,7 @@ class _Merger:
 
     def add_rule(self, merged: Merged, checked: CheckedRule) -> None:
         if checked.deferred is not None:
-            again = read_rule(checked.deferred, self.mistakes, merged.metadata, False)
+            again = read_rule(checked.deferred, self.mistakes, KnownFacts(merged.metadata, merged.velocity), False)
             if again is None:
                 return
             checked = again
@@ -235,6 +272,9 @@ class _Merger:
             self.report("redefined-rule", f"rule `{rule.id}` is inherited already", rule.span, hint, also)
             return
         before = len(self.mistakes.found)
+        if any(setting.name in merged.velocity for setting in checked.settings):
+            checked = self.refer_to_counters(merged, checked)
+            rule = checked.rule
         for setting in checked.settings:
             self.check_setting(merged, setting)
         for reads in checked.lists:
@@ -243,10 +283,29 @@ class _Merger:
             return
         merged.rules[rule.id] = replace(checked, rule=replace(rule, origin=self.file.name))
 
+    def refer_to_counters(self, merged: Merged, checked: CheckedRule) -> CheckedRule:
+        """The rule with its `$name`s that turn out to be inherited counters as facts instead of settings."""
+        named = {use.name: merged.velocity[use.name] for use in checked.settings if use.name in merged.velocity}
+        for use in checked.settings:
+            counter = named.get(use.name)
+            if counter is not None and counter.type is not use.type:
+                also = ((counter.span, f"its type is {counter.type.value}"),)
+                message = f"`{use.fact}` cannot be compared with the counter `{use.name}`"
+                self.report("types-differ", message, use.span, f"use a counter of type {use.type.value}", also)
+        references = {(use.name, use.fact): FactRef(use.name) for use in checked.settings if use.name in named}
+        rule = checked.rule
+        filled = replace(
+            rule,
+            when=fill_settings(rule.when, references),
+            unless=fill_settings(rule.unless, references) if rule.unless is not None else None,
+        )
+        left = tuple(use for use in checked.settings if use.name not in named)
+        return replace(checked, rule=filled, settings=left, reads=checked.reads | named.keys())
+
     def check_setting(self, merged: Merged, use: SettingUse) -> None:
         setting = merged.settings.get(use.name)
         if setting is None:
-            known = [*merged.settings, *CATALOGUE]
+            known = [*merged.settings, *CATALOGUE, *merged.velocity]
             hint = suggest(use.name[:64], known) or "declare it under `settings:`, with its type"
             message = f"{shown('$' + use.name)} is neither a setting nor a fact"
             self.report("unknown-setting", message, use.span, hint)
@@ -275,6 +334,7 @@ class _Merger:
             self.report("wrong-list-kind", message, use.span, f"use a list {wanted}", also)
 
 
+_SAY_INSTEAD: Final = {"setting": "give its value only", "counter": "use another name"}
 _NOWHERE: Final = Span("", 0, 0, 0)
 
 

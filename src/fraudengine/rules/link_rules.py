@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, assert_never
+from typing import Final
 
 from ..diagnostics import Diagnostic
-from ..facts import CATALOGUE, FactType
+from ..facts import CATALOGUE
 from .ast import (
-    All,
-    Any,
-    Compare,
-    Condition,
-    InList,
-    InNetworks,
-    IsUnknown,
     Literal,
     Mode,
     MoneyFigures,
-    Not,
-    OneOf,
-    Op,
     Rule,
-    SettingRef,
-    StartsWith,
 )
 from .check_values import Wrong, literal
 from .checked import CheckedRule, SettingUse
+from .fill import fill_settings
 from .link_merge import Merged
 from .reachability import find_contradiction
 
@@ -118,29 +107,3 @@ def _suit(value: Literal | MoneyFigures, use: SettingUse, merged: Merged) -> Lit
         return Literal(read)
     also = ((use.span, f"`{use.fact}` is compared with it here"),)
     return Diagnostic(read.code, read.message, merged.value_places[use.name], read.hint, also=also)
-
-
-def fill_settings(condition: Condition, values: dict[tuple[str, str], Literal | MoneyFigures]) -> Condition:
-    """The condition with values in the place of settings; parts without settings stay the same objects."""
-    match condition:
-        case All(conditions=inner) | Any(conditions=inner):
-            filled = tuple(fill_settings(part, values) for part in inner)
-            if all(new is old for new, old in zip(filled, inner, strict=True)):
-                return condition
-            return replace(condition, conditions=filled)
-        case Not(condition=part):
-            new = fill_settings(part, values)
-            return condition if new is part else Not(new, condition.span)
-        case Compare(fact=fact, operand=SettingRef(name=name)):
-            value = values[name, fact]
-            if condition.type is FactType.IP and condition.op is Op.EQUALS and isinstance(value, Literal):
-                return InNetworks(fact, (str(value.value),), condition.span)
-            return replace(condition, operand=value)
-        case StartsWith(fact=fact, prefix=SettingRef(name=name)):
-            prefix = values[name, fact]
-            assert isinstance(prefix, Literal)
-            return replace(condition, prefix=prefix)
-        case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
-            return condition
-        case _:
-            assert_never(condition)

@@ -43,17 +43,18 @@ def _warning(code: str, message: str, span: Span, hint: str, also: tuple[tuple[S
 
 
 def _names_read(checked: CheckedRule) -> set[str]:
-    """The settings and lists that a rule names; of a rule that link has to read again, every text in it."""
+    """The settings, lists and facts that a rule names; of a rule that link has to read again, every text in it."""
     if checked.deferred is not None:
         return set(_texts(checked.deferred))
-    return {use.name for use in checked.settings} | {use.name for use in checked.lists}
+    return {use.name for use in checked.settings} | {use.name for use in checked.lists} | checked.reads
 
 
 def _texts(node: Node) -> Iterator[str]:
     if isinstance(node, Scalar):
         yield node.text.removeprefix("$")
     elif isinstance(node, MappingNode):
-        for _, value in node.items:
+        for key, value in node.items:
+            yield key.text
             yield from _texts(value)
     else:
         for item in node.items:
@@ -69,6 +70,7 @@ def _unread_declarations(files: Iterable[CheckedFile]) -> Iterator[Diagnostic]:
         read = reads[file.path] if file.kind is FileKind.MERCHANT else anywhere
         declared = [("setting", item.name, item.span) for item in file.settings_declared]
         declared += [("list", item.name, item.span) for item in file.lists_declared]
+        declared += [("counter", item.name, item.span) for item in file.velocity]
         for what, name, span in declared:
             if name not in read:
                 hint = f"delete it, or write a rule that reads {'$' * (what == 'setting')}{name}"
