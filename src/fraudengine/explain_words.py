@@ -10,7 +10,7 @@ from typing import Final, TypeAlias, assert_never
 
 from . import french
 from .countries import NAMES
-from .facts import CATALOGUE, METADATA_PREFIX, Facts, FactType, FactValue
+from .facts import CATALOGUE, Facts, FactType, FactValue
 from .money import Money, format_minor
 from .reasons import Language
 from .rules.ast import (
@@ -58,13 +58,13 @@ _ASKED_NOT: Final[dict[str, tuple[str, str]]] = {
 }
 PHRASES: Final[dict[str, tuple[str, str]]] = {
     "cannot tell": (
-        "unknown, so it cannot be said whether it {0}",
-        "inconnu, on ne peut donc pas dire si la valeur {0}",
+        "is unknown, so it cannot be said whether it {0}",
+        "est inconnu, on ne peut donc pas dire si la valeur {0}",
     ),
     "other unknown": ("{0} cannot be compared: {1} is unknown", "{0} ne peut être comparé : {1} est inconnu"),
     "no figure": (
-        "there is no figure in {0} to compare {1} with, only {2}",
-        "aucun seuil en {0} auquel comparer {1}, seulement {2}",
+        "{1} cannot be compared: there is no figure in {0}, only {2}",
+        "{1} ne peut être comparé : aucun seuil en {0}, seulement {2}",
     ),
     "opposite": (
         "{0}, where the rule asks for the opposite",
@@ -73,9 +73,12 @@ PHRASES: Final[dict[str, tuple[str, str]]] = {
     "by over": ("{0} is {1} over {2}", "{0} dépasse {2} de {1}"),
     "by under": ("{0} is {1} under {2}", "{0} est inférieur à {2} de {1}"),
     "by nothing": ("{0} is exactly {1}", "{0} est exactement {1}"),
+    "by nothing, not over": ("{0} is exactly {1}, not over", "{0} est exactement {1}, pas plus"),
+    "by nothing, not under": ("{0} is exactly {1}, not under", "{0} est exactement {1}, pas moins"),
     "by author": ("by {0}", "par {0}"),
     "in all": ("{0} … ({1} in all)", "{0} … ({1} en tout)"),
     "unknown": ("unknown", "inconnu"),
+    "is unknown": ("is unknown", "est inconnu"),
     "known as": ("is known: {0}", "est connu : {0}"),
     "true": ("true", "vrai"),
     "false": ("false", "faux"),
@@ -290,7 +293,7 @@ def tell(
     fact_type = fact_type_of(test)
     if isinstance(test, IsUnknown):
         if truth:
-            return phrase("unknown", language)
+            return phrase("is unknown", language)
         return phrase("known as", language, say_value(value, fact_type, language))
     if value is None:
         return phrase("cannot tell", language, ask(test, language, facts))
@@ -337,7 +340,8 @@ def _distance(test: Compare, value: FactValue, said: str, facts: Facts, language
     else:
         return ""
     if off == 0:
-        return phrase("by nothing", language, said, other)
+        strict = test.op in (Op.OVER, Op.UNDER)
+        return phrase(f"by nothing, not {test.op.value}" if strict else "by nothing", language, said, other)
     return phrase("by over" if off > 0 else "by under", language, said, by, other)
 
 
@@ -387,8 +391,3 @@ def _short_operand(operand: Operand, facts: Facts) -> str:
             return f"${name}"
         case _:
             assert_never(operand)
-
-
-def is_builtin_fact(fact: str) -> bool:
-    """Whether the fact is in the catalogue; the others are metadata and velocity counters."""
-    return fact in CATALOGUE and not fact.startswith(METADATA_PREFIX)

@@ -1,107 +1,22 @@
-"""Commands for those who edit rule files: `test` and `show`."""
+"""`fraudengine show`: what is in force for a merchant."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import click
 
 from ..api.rule_sets import describe_rule_set
-from ..assembly import open_data
 from ..diagnostics import (
     RuleFilesRefused,
     UnknownMerchant,
     suggest,
 )
-from ..engine import Engine
-from ..enrich import Enricher
 from ..explain import show as show_value
 from ..money import format_minor
 from ..rules.ast import DeclaredList, Literal, Mode, MoneyFigures, Outcome, Rule, RuleSet, SettingValue
-from ..rules.library import Library, find_test_files
-from ..ruletest import Outcomes, explain_outcome, read_test_merchant, read_tests, run_test
-from .options import Problem, configuration, data_option, format_option, rules_option
-from .selection import changed_since_option, paths_argument, rule_file, select
-
-# ---- test -----------------------------------------------------------------------------------------
-
-
-@click.command(name="test")
-@paths_argument
-@click.option("-k", "name_filter", default="", help="Run only tests whose name holds this text.")
-@rules_option
-@changed_since_option
-@data_option
-@format_option
-def run_tests(
-    paths: tuple[Path, ...],
-    name_filter: str,
-    rules: Path | None,
-    changed_since: str | None,
-    data_directory: Path | None,
-    output: str | None,
-) -> None:
-    """Run the tests beside the rule files (*.test.yaml), all or those of some files, on every backend."""
-    selection = select(paths, rules, changed_since)
-    directory = selection.directory
-    config = configuration(data=data_directory, format=output)
-    library = Library.load(directory)
-    engine, enricher = Engine(), Enricher(open_data(config))
-    only = selection.affected(library)
-    files = [path for path in find_test_files(directory) if only is None or path in only or rule_file(path) in only]
-    if not files and changed_since is None:
-        named = "these files" if selection.named else str(directory)
-        raise Problem(f"there are no tests (*.test.yaml) for {named}")
-    results: list[tuple[str, Outcomes]] = []
-    for file in files:
-        text = (directory / file).read_text(encoding="utf-8")
-        shown = str(directory / file)
-        merchant = read_test_merchant(shown, text)
-        try:
-            rule_set = library.snapshot.rule_set(merchant)
-        except UnknownMerchant as error:
-            raise RuleFilesRefused(library.diagnostics, library.sources) from None if library.diagnostics else error
-        ready = engine.prepare(rule_set)
-        for test in read_tests(shown, text, rule_set):
-            if name_filter.lower() in test.name.lower():
-                results.append((shown, run_test(test, ready, engine, enricher)))
-    _print_results(results, config.format)
-
-
-def _print_results(results: list[tuple[str, Outcomes]], form: str) -> None:
-    failed = [(file, result) for file, result in results if not result.passed]
-    if form == "json":
-        click.echo(json.dumps([_result_object(file, result) for file, result in results], indent=2))
-    else:
-        for file, result in failed:
-            click.echo(f"FAIL {result.merchant}: {result.test.name}\n  --> {file}:{result.test.span.line}")
-            for failure in result.failures:
-                click.echo(f"  {failure}")
-            for line in explain_outcome(result):
-                click.echo(f"    {line}")
-        merchants = len({result.merchant for _, result in results})
-        went = f"{len(results) - len(failed)} passed, {len(failed)} failed"
-        click.echo(f"{len(results)} tests of {merchants} merchants: {went}")
-    if failed:
-        sys.exit(1)
-
-
-def _result_object(file: str, result: Outcomes) -> dict[str, object]:
-    decision = result.screened.decision
-    return {
-        "file": file,
-        "line": result.test.span.line,
-        "merchant": result.merchant,
-        "name": result.test.name,
-        "passed": result.passed,
-        "failures": list(result.failures),
-        "outcome": decision.outcome.value,
-        "reason": decision.code,
-        "matches": [match.rule.id for match in decision.matches],
-    }
-
+from ..rules.library import Library
+from .options import Problem, configuration, format_option, rules_option
 
 # ---- show -----------------------------------------------------------------------------------------
 
@@ -189,4 +104,4 @@ def _list_line(declared: DeclaredList) -> str:
     return f"  {declared.name:<28} {declared.kind}: {shown or 'empty'}{more}"
 
 
-COMMANDS: list[click.Command] = [run_tests, show]
+COMMANDS: list[click.Command] = [show]
