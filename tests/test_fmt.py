@@ -124,7 +124,13 @@ def test_file_with_mistakes_is_refused(text: str) -> None:
 
 # ---- the command ----------------------------------------------------------------------------------
 
-UNEVEN = "merchant: shop\nsettings:\n    size: {type: integer,value: 3}\nrules:\n- {id: a, when: {hour: $size}, then: refuse}\n"
+UNEVEN = """\
+merchant: shop
+settings:
+    size: {type: integer,value: 3}
+rules:
+- {id: a, when: {hour: $size}, then: refuse}
+"""
 
 
 def run_fmt(*arguments: object) -> tuple[int, str]:

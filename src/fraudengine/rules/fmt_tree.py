@@ -23,7 +23,7 @@ class Blank:
 
 @dataclass(slots=True)
 class Comment:
-    """A comment with its `#`: after a value, at the `column` where it stood, or on a line of its own, at a level."""
+    """A comment with its `#`: after a value, at the `column` where it stood, or on its own line at a level."""
 
     text: str
     column: int
@@ -184,14 +184,15 @@ class _Parser:
     def parse(self) -> Tree:
         event: Any
         for event in yaml.parse(self.text, Loader=_Loader):
-            if isinstance(event, yaml.ScalarEvent):
+            kind = type(event)
+            if kind is yaml.ScalarEvent:
                 self.gap(event.start_mark.index)
                 self.scalar(event)
-            elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
                 self.gap(event.start_mark.index)
                 self.open(event)
-            elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-                self.gap(event.end_mark.index if not self.stack[-1].flow else event.start_mark.index)
+            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+                self.gap(event.start_mark.index if self.stack[-1].flow else event.end_mark.index)
                 self.close(event)
         self.gap(len(self.text))
         root = self.root if isinstance(self.root, Collection) else None
