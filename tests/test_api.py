@@ -130,6 +130,9 @@ class StandIn:
             raise self.fails
         return b'{"transaction": {}}' if id_text == "known" else None
 
+    def rule_texts(self, revision: str) -> list[tuple[str, str]]:
+        return []
+
     def rule_set(self, merchant: str) -> RuleSet:
         if merchant != RULES.name:
             raise UnknownMerchant(merchant, refused=merchant == "refused")

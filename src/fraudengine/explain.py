@@ -6,7 +6,7 @@ The reference backend is the source of every truth here. The same explanation st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -189,8 +189,9 @@ def explain_rule(
 
 
 def describe_rule(rule: Rule, language: Language) -> str:
-    """The rule's own description, else what its built-in reason code says."""
-    return rule.description_in(language) or reasons.sentence(rule.reason, language)
+    """The rule's own description in that language, else what its built-in reason code says, else what there is."""
+    own = rule.description_fr if language == "fr" else rule.description
+    return own or reasons.sentence(rule.reason, language, rule.description)
 
 
 _NO_MATCH = {
@@ -214,7 +215,7 @@ def _line(condition: Condition, facts: Facts, lists: Lists, language: Language) 
     truth = evaluate(condition, facts, lists)
     match condition:
         case All(conditions=inner):
-            parts = tuple(_line(part, facts, lists, language) for part in inner)
+            parts = tuple(_line(part, facts, lists, language) for part in _flat(inner))
             return Line(LineKind.ALL, truth, phrase("all of", language), parts=parts)
         case Any(conditions=inner):
             parts = tuple(_line(part, facts, lists, language) for part in inner)
@@ -234,6 +235,15 @@ def _line(condition: Condition, facts: Facts, lists: Lists, language: Language) 
             return Line(LineKind.TEST, truth, tell(condition, truth, facts, entry, language), condition.fact)
         case _:
             assert_never(condition)
+
+
+def _flat(conditions: Iterable[Condition]) -> Iterator[Condition]:
+    """Conditions that must all hold, without the grouping that `between` and nested mappings make."""
+    for condition in conditions:
+        if isinstance(condition, All):
+            yield from _flat(condition.conditions)
+        else:
+            yield condition
 
 
 # ---- the decision ---------------------------------------------------------------------------------

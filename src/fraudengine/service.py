@@ -147,6 +147,10 @@ class Screener:
         screening_id = parse_screening_id(id_text)
         return None if screening_id is None else self.log.get(screening_id)
 
+    def rule_texts(self, revision: str) -> list[tuple[str, str]]:
+        """Path and text of every rule file of a revision that decided screenings; empty when not kept."""
+        return self.log.read_revision(revision)
+
     # ---- rules --------------------------------------------------------------------------------------
 
     def rule_set(self, merchant: str) -> RuleSet:

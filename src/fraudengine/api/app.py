@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final, Protocol
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -13,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 from ..cards import find_pans, hide_pans
 from ..config import Config
 from ..diagnostics import FraudengineError
+from ..explain_text import explained_document, revision_of
+from ..reasons import Language
 from ..request_problems import safe_name
 from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
@@ -46,6 +49,8 @@ class ScreenerPort(Screens, Protocol):
     """What the API needs of the screener (`service.Screener`)."""
 
     def screening(self, id_text: str) -> bytes | None: ...
+
+    def rule_texts(self, revision: str) -> list[tuple[str, str]]: ...
 
     def rule_set(self, merchant: str) -> RuleSet: ...
 
@@ -163,10 +168,21 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
         response_class=JSONResponse,
         responses=_documented(UNKNOWN_SCREENING, INVALID_REQUEST, KINDS["store-unavailable"]),
     )
-    async def recorded(screening_id: Annotated[str, Path(max_length=64)]) -> Response:
+    async def recorded(
+        screening_id: Annotated[str, Path(max_length=64)],
+        explain: Annotated[bool, Query(description="Add why every rule matched or did not.")] = False,
+        lang: Annotated[Language, Query(description="Language of the explanation.")] = "en",
+    ) -> Response:
+        """With `explain=true`, `explanation` says for every rule why it matched or did not, condition by condition.
+
+        It goes by the rules that were in force when the screening was decided, and by its recorded facts.
+        """
         document = screener.screening(screening_id)
         if document is None:
             return _problem_response(Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help))
+        if explain:
+            texts = screener.rule_texts(revision_of(document))
+            document = await asyncio.to_thread(explained_document, document, texts, lang)
         return Response(document, 200, {"cache-control": "no-store"}, "application/json")
 
 

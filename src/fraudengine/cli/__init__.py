@@ -12,7 +12,7 @@ import click
 
 from .. import cards
 from ..diagnostics import ConfigurationError, FraudengineError, RuleFilesRefused, StoreUnavailable
-from . import authoring, checking, data, formatting, running, testing
+from . import authoring, checking, data, explaining, formatting, running, testing
 from .options import Problem
 
 __all__ = ["main", "program"]
@@ -32,7 +32,7 @@ def program() -> None:
     """
 
 
-for group in (running, checking, formatting, testing, authoring, data):
+for group in (running, checking, formatting, testing, explaining, authoring, data):
     for command in group.COMMANDS:
         program.add_command(command)
 

@@ -1,0 +1,133 @@
+"""A recorded screening explained: by the rule texts of its own revision and its recorded facts, not today's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from .backends import reference
+from .decision import Decision, Match, Outcome
+from .explain import Explanation, explain_decision
+from .explain_words import phrase
+from .facts import CATALOGUE, FactType, FactValue
+from .lists import ListsAsOf, build_indexes
+from .money import Money, read_minor
+from .reasons import Language
+from .rules.ast import Lists, RuleSet
+from .rules.revision import read_revision
+
+ListsOf: TypeAlias = Callable[[RuleSet, int], Lists]
+
+_MONEY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ([A-Z]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedScreening:
+    """What a screening was about, in one line, and the explanation of its decision."""
+
+    heading: str
+    explanation: Explanation
+
+
+def lists_of_files(rule_set: RuleSet, at_us: int) -> Lists:
+    """The entries that the rule files hold, as of the transaction's time."""
+    return ListsAsOf(build_indexes(rule_set.lists), at_us)
+
+
+def explain_recorded(
+    document: bytes,
+    texts: Iterable[tuple[str, str]],
+    language: Language = "en",
+    lists_of: ListsOf = lists_of_files,
+) -> ExplainedScreening:
+    """Explains a screening from its document and the rule texts of the revision that decided it.
+
+    The summary says what was answered. When these rules give something else today (an entry that was kept at
+    run time, a release that reads the same rules otherwise), it says that too.
+    Raises RuleFilesRefused when the texts cannot be read any more.
+    """
+    recorded = orjson.loads(document)
+    rule_set = read_revision(texts)
+    transaction, given = recorded["transaction"], recorded["answer"]
+    facts = recorded_facts(recorded, rule_set)
+    lists = lists_of(rule_set, transaction["at_us"])
+    matches = reference.find_matches(rule_set, facts, lists)
+    decision = answered_decision(given, rule_set)
+    explanation = explain_decision(rule_set, decision, facts, lists, language)
+    if {(match.rule.id, match.outcome) for match in matches} != {
+        (match.rule.id, match.outcome) for match in decision.matches
+    }:
+        note = phrase("differs", language, f"{decision.outcome} ({decision.code})")
+        explanation = replace(explanation, summary=(*explanation.summary, note))
+    heading = transaction_heading(
+        language,
+        merchant=transaction["merchant"],
+        amount=transaction["amount"],
+        at_us=transaction["at_us"],
+        transaction_id=transaction["transaction_id"],
+        timezone=rule_set.timezone,
+    )
+    return ExplainedScreening(heading, explanation)
+
+
+def transaction_heading(
+    language: Language, *, merchant: str, amount: str, at_us: int, transaction_id: str, timezone: str
+) -> str:
+    """What the payment was, with its time where the merchant is."""
+    at = datetime.fromtimestamp(at_us // 1_000_000, ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M:%S")
+    return phrase("transaction", language, amount, merchant, f"{at} ({timezone})", transaction_id)
+
+
+def recorded_facts(recorded: Mapping[str, Any], rule_set: RuleSet) -> dict[str, FactValue]:
+    """The facts that decided, typed again; what every transaction has is taken from the transaction."""
+    transaction = recorded["transaction"]
+    amount = _money(transaction["amount"])
+    found: dict[str, FactValue] = {
+        "amount": amount,
+        "currency": amount.currency,
+        "channel": transaction["channel"],
+    }
+    for name, value in recorded["facts"].items():
+        if value is not None:
+            found[name] = _typed(name, value)
+    return found
+
+
+def _typed(name: str, value: str | int | bool) -> FactValue:
+    """Money is recorded as text; a sum is the only other fact than those of the catalogue that is money."""
+    spec = CATALOGUE.get(name)
+    if isinstance(value, str) and (
+        spec.type is FactType.MONEY if spec is not None else "." not in name and _MONEY.fullmatch(value)
+    ):
+        return _money(value)
+    return value
+
+
+def _money(text: str) -> Money:
+    found = _MONEY.fullmatch(text)
+    assert found is not None, "money is recorded as `450.000 TND`"
+    return Money(read_minor(found[1], found[2]), found[2])
+
+
+def answered_decision(given: Mapping[str, Any], rule_set: RuleSet) -> Decision:
+    """The decision that an answer says, with the rules of its revision."""
+    rules = {str(rule.id): rule for rule in rule_set.rules}
+    matches = []
+    for match in given["matches"]:
+        rule = rules.get(match["rule"])
+        if rule is not None:
+            outcome = Outcome(match["outcome"])
+            matches.append(Match(rule, outcome, by_unknown=outcome is not rule.then))
+    return Decision(
+        outcome=Outcome(given["decision"]),
+        code=given["reason"]["code"],
+        rule=rules.get(given["reason"]["rule"] or ""),
+        matches=tuple(matches),
+        three_ds=given["indicators"]["three_ds"],
+    )
