@@ -15,7 +15,7 @@ from .backends import reference
 from .decision import Decision, Match, Outcome
 from .explain import Explanation, explain_decision
 from .explain_words import phrase
-from .facts import CATALOGUE, FactType, FactValue
+from .facts import FactType, FactValue
 from .lists import ListsAsOf, build_indexes
 from .money import Money, read_minor
 from .reasons import Language
@@ -94,17 +94,15 @@ def recorded_facts(recorded: Mapping[str, Any], rule_set: RuleSet) -> dict[str, 
         "channel": transaction["channel"],
     }
     for name, value in recorded["facts"].items():
-        if value is not None:
-            found[name] = _typed(name, value)
+        if value is not None and name not in found:
+            found[name] = _typed(name, value, rule_set)
     return found
 
 
-def _typed(name: str, value: str | int | bool) -> FactValue:
-    """Money is recorded as text; a sum is the only other fact than those of the catalogue that is money."""
-    spec = CATALOGUE.get(name)
-    if isinstance(value, str) and (
-        spec.type is FactType.MONEY if spec is not None else "." not in name and _MONEY.fullmatch(value)
-    ):
+def _typed(name: str, value: str | int | bool, rule_set: RuleSet) -> FactValue:
+    """Money is recorded as text; among the facts beside the amount, only sums are money."""
+    counter = rule_set.velocity.get(name)
+    if isinstance(value, str) and counter is not None and counter.type is FactType.MONEY:
         return _money(value)
     return value
 
