@@ -96,15 +96,17 @@ def _mask(digits: str) -> str:
 class CardKey:
     """The secret of card fingerprints. Neither `repr`, `str`, pickle nor JSON shows it.
 
-    `id` is six hexadecimal digits derived from the secret; it tells keys apart and reveals nothing.
+    `id` is six hexadecimal digits derived from the secret; it tells keys apart and reveals nothing. `former` is
+    the key before while two are live: new fingerprints are made with this one, cards are sought under both.
     """
 
-    __slots__ = ("_secret", "id")
+    __slots__ = ("_secret", "former", "id")
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, former: CardKey | None = None) -> None:
         if len(secret) < MIN_KEY_BYTES:
             raise ConfigurationError(f"a card key has at least {MIN_KEY_BYTES} bytes, not {len(secret)}")
         self._secret = secret
+        self.former = former
         self.id = hashlib.sha256(b"fraudengine key id" + secret).hexdigest()[:6]
 
     def __repr__(self) -> str:
@@ -112,6 +114,10 @@ class CardKey:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a card key is never pickled or copied")
+
+    def write_secret(self) -> str:
+        """The secret in hexadecimal, for the key file alone."""
+        return self._secret.hex()
 
     def _hash(self, message: str) -> str:
         return hmac.digest(self._secret, message.encode(), "sha256").hex().translate(_HEX_TO_LETTERS)
@@ -146,7 +152,20 @@ def load_card_key(
 
 
 def _read_key(text: str, origin: str) -> CardKey:
-    text = text.strip()
+    """The key in the text; of two, with a space, comma or line end between, the second is the one before."""
+    texts = text.replace(",", " ").split()
+    if len(texts) < 2 or min(map(len, texts)) < 43:  # 32 bytes in base64
+        texts = [text.strip()]
+    if len(texts) > 2:
+        raise ConfigurationError(
+            f"{origin} holds {len(texts)} card keys; at most two are live: the new, then the old"
+        )
+    secrets_given = [_read_secret(text, origin) for text in texts]
+    former = CardKey(secrets_given[1]) if len(secrets_given) == 2 else None
+    return CardKey(secrets_given[0], former)
+
+
+def _read_secret(text: str, origin: str) -> bytes:
     try:
         secret = bytes.fromhex(text)
     except ValueError:
@@ -161,7 +180,7 @@ def _read_key(text: str, origin: str) -> CardKey:
         raise ConfigurationError(
             f"{origin} holds a card key of {len(secret)} bytes; it needs at least {MIN_KEY_BYTES}: {_MAKE_KEY}"
         )
-    return CardKey(secret)
+    return secret
 
 
 def _read_key_file(path: Path) -> CardKey:

@@ -149,6 +149,11 @@ def card_identity(card: Card | None) -> str:
     return f"{card.bin or ''}/{card.last4 or ''}/{card.expiry or ''}"
 
 
+def former_card_identity(card: Card | None) -> str | None:
+    """What told the same card from another before the key was changed; None while one key is live."""
+    return card.former_fingerprint if card is not None else None
+
+
 # The ECI that goes with transStatus Y, A and I, per scheme. Visa's values serve every scheme but Mastercard.
 # Mastercard: 02 authenticated, 07 authenticated recurring, 01 attempted, 06 exempt, 04 data only.
 _ECI_VISA: Final[dict[str, frozenset[str]]] = {
@@ -207,7 +212,7 @@ def read_three_ds(transaction: Transaction, brand: str | None, earlier: EarlierS
 def belongs(transaction: Transaction, earlier: EarlierScreening) -> bool:
     """Whether a 3-D Secure result asked for by the earlier screening covers this transaction."""
     return (
-        card_identity(transaction.card) == earlier.card_identity
+        earlier.card_identity in (card_identity(transaction.card), former_card_identity(transaction.card))
         and transaction.amount.currency == earlier.currency
         and transaction.amount.minor <= earlier.minor
     )

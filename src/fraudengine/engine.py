@@ -14,8 +14,8 @@ from .backends import reference
 from .backends.online import OnlineRuleSet, compile_rule_set
 from .backends.selfcheck import check_agreement
 from .decision import Decision, Match, Outcome, decide, engine_failure
-from .facts import Facts
-from .lists import ListIndex, ListsAsOf, build_index
+from .facts import Card, Facts
+from .lists import Hit, ListIndex, ListsAsOf, RunTimeEntries, build_index
 from .rules.ast import ListName, RuleSet
 
 _log = logging.getLogger(__name__)
@@ -29,8 +29,14 @@ class ReadyRuleSet:
     online: OnlineRuleSet
     indexes: Mapping[ListName, ListIndex]
 
-    def lists_as_of(self, as_of_us: int) -> ListsAsOf:
-        return ListsAsOf(self.indexes, as_of_us)
+    def lists_as_of(
+        self,
+        as_of_us: int,
+        run_time: RunTimeEntries | None = None,
+        card: Card | None = None,
+        hits: list[Hit] | None = None,
+    ) -> ListsAsOf:
+        return ListsAsOf(self.indexes, as_of_us, run_time, card, hits)
 
 
 class Engine:

@@ -232,7 +232,8 @@ class Card:
     """The card of a transaction, without its number.
 
     `account_range` holds up to 11 leading digits for the BIN look-up and bin lists only; it is never recorded.
-    `expiry` is the last month of validity as `YYYY-MM`.
+    `expiry` is the last month of validity as `YYYY-MM`. `former_fingerprint` is that under the key before, while
+    two keys are live and the number itself was sent; it serves list look-ups only.
     """
 
     fingerprint: CardFingerprint | None = None
@@ -244,6 +245,7 @@ class Card:
     type: str | None = None
     issuer: str | None = None
     expiry: str | None = None
+    former_fingerprint: CardFingerprint | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

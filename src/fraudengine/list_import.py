@@ -235,10 +235,11 @@ class ListImport:
         newest = run("SELECT at_us FROM changes ORDER BY id DESC LIMIT 1").fetchone()
         now_us = max(self._lists.clock_us(), newest[0] + 1 if newest else 0)
         before = int(run("SELECT coalesce(max(id), 0) FROM entries").fetchone()[0])
+        # Left to itself SQLite takes the index of the list, and reads all of it for each row.
         added = run(
             "INSERT INTO entries (list_id, hash, value, reason, ticket, author, added_us, expires_us, key_id)"
             " SELECT ?, hash, value, reason, ticket, author, ?, expires_us, key_id FROM staged s WHERE NOT EXISTS ("
-            "  SELECT 1 FROM entries e INDEXED BY entries_hash"  # SQLite would take the index of the list, and read it all
+            "  SELECT 1 FROM entries e INDEXED BY entries_hash"
             "  WHERE e.hash = s.hash AND e.value = s.value AND e.list_id = ?"
             "  AND e.removed_us IS NULL AND (e.expires_us IS NULL OR e.expires_us > ?))",
             (list_id, now_us, list_id, now_us),

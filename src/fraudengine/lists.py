@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, assert_never
 
-from .facts import FactValue, ListKind
+from .facts import Card, FactValue, ListKind
 from .rules.ast import DeclaredList, ListEntry, ListName
 
 _Entries: TypeAlias = tuple[ListEntry, ...]
@@ -32,15 +32,53 @@ class ListIndex(Protocol):
         ...
 
 
+class RunTimeEntries(Protocol):
+    """The entries of one merchant that are kept at run time (`runtime_lists.MerchantLists`)."""
+
+    def find(self, name: ListName, value: FactValue, as_of_us: int) -> ListEntry | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An entry that held a value; `by_former_key` when only the card's fingerprint under the key before did."""
+
+    name: ListName
+    entry: ListEntry
+    by_former_key: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class ListsAsOf:
-    """The lists of one merchant as of one instant (UTC microseconds)."""
+    """The lists of one merchant as of one instant (UTC microseconds): rule files first, then run-time entries.
+
+    Of the transaction's card, lists know more than its facts may show: the leading digits beyond `card_bin`, and
+    the fingerprint under the key before. `hits` gathers what was found when somebody wants to know.
+    """
 
     indexes: Mapping[ListName, ListIndex]
     as_of_us: int
+    run_time: RunTimeEntries | None = None
+    card: Card | None = None
+    hits: list[Hit] | None = None
 
     def find(self, name: ListName, value: FactValue) -> ListEntry | None:
-        return self.indexes[name].find(value, self.as_of_us)
+        index, card = self.indexes[name], self.card
+        if card is not None and card.account_range is not None and isinstance(index, PrefixIndex):
+            value = card.account_range if value == card.bin else value
+        found = self._find(name, index, value)
+        former = card.former_fingerprint if card is not None and value == card.fingerprint else None
+        by_former_key = found is None and former is not None
+        if found is None and former is not None:
+            found = self._find(name, index, former)
+        if found is not None and self.hits is not None:
+            self.hits.append(Hit(name, found, by_former_key))
+        return found
+
+    def _find(self, name: ListName, index: ListIndex, value: FactValue) -> ListEntry | None:
+        found = index.find(value, self.as_of_us)
+        if found is None and self.run_time is not None:
+            return self.run_time.find(name, value, self.as_of_us)
+        return found
 
 
 def build_indexes(lists: Mapping[ListName, DeclaredList]) -> dict[ListName, ListIndex]:

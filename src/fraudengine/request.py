@@ -347,9 +347,12 @@ def _read_card(values: CardRequest, key: CardKey) -> Card:
 
     account_range: str | None
     kept: CardFingerprint | None = None
+    former: CardFingerprint | None = None
     if number is not None:
         pan = Pan.parse(number)
         kept, bin_digits, last4, account_range = pan.fingerprint(key), pan.bin, pan.last4, pan.account_range
+        if key.former is not None:
+            former = pan.fingerprint(key.former)
     elif fingerprint is not None:
         if not is_fingerprint(fingerprint):
             raise InvalidTransaction(
@@ -385,7 +388,8 @@ def _read_card(values: CardRequest, key: CardKey) -> Card:
         if found is None:
             raise InvalidTransaction("card.expiry", "is the last month of validity as YYYY-MM")
         expiry = f"{found[1]}-{found[2]}"
-    return Card(kept, bin_digits, last4, account_range, country, brand, funding, values.get("issuer"), expiry)
+    issuer = values.get("issuer")
+    return Card(kept, bin_digits, last4, account_range, country, brand, funding, issuer, expiry, former)
 
 
 def _read_three_ds(values: ThreeDsRequest) -> ThreeDsResult:

@@ -43,15 +43,20 @@ def screen_transaction(
     transaction: Transaction,
     earlier: EarlierScreening | None = None,
     given: Mapping[str, FactValue | None] | None = None,
+    lists: ListsAsOf | None = None,
 ) -> Screened:
-    """Decides on one transaction. Rule tests give facts that stand in the place of derived ones; None: unknown."""
+    """Decides on one transaction; without `lists`, by those of the rule files as of its time.
+
+    Rule tests give facts that stand in the place of derived ones; None: unknown.
+    """
     facts = enricher.facts(transaction, ready.rule_set, earlier)
     for name, value in (given or {}).items():
         if value is None:
             facts.pop(name, None)
         else:
             facts[name] = value
-    lists = ready.lists_as_of(transaction.at_us)
+    if lists is None:
+        lists = ready.lists_as_of(transaction.at_us, card=transaction.card)
     return Screened(transaction, ready, facts, lists, engine.decide(ready, facts, lists))
 
 

@@ -179,7 +179,8 @@ class Rule:
     `if_unknown` is the outcome when `when` is unknown (None: the rule does not match then). `off_because` is
     set when `mode` is off, in words that a support agent reads. `challenge_indicator` is the EMV 3-D Secure
     value (03 preferred, 04 mandated) that goes with a challenge. `description_fr` is empty unless the file
-    gives the description in several languages.
+    gives the description in several languages. A rule that is off only because the lists in `awaits` hold
+    nothing takes `mode_when_filled` once each of them has a run-time entry (`activation`).
     """
 
     id: RuleId
@@ -194,6 +195,8 @@ class Rule:
     origin: str = ""
     off_because: str = ""
     challenge_indicator: str = "04"
+    awaits: tuple[ListName, ...] = ()
+    mode_when_filled: Mode = Mode.LIVE
     span: Span = field(compare=False, default=Span("", 0, 0, 0))
     description_fr: str = ""
 

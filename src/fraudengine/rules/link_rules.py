@@ -8,6 +8,7 @@ from typing import Final
 from ..diagnostics import Diagnostic
 from ..facts import CATALOGUE
 from .ast import (
+    ListName,
     Literal,
     Mode,
     MoneyFigures,
@@ -30,11 +31,17 @@ def make_effective(checked: CheckedRule, merged: Merged, base: Merged | None) ->
         return rule
     missing = _off_because(checked, merged) if rule.mode is not Mode.OFF else ""
     if missing:
-        key: tuple[object, ...] = (id(checked), missing)
+        values = tuple(merged.settings[use.name].value for use in checked.settings)
+        key: tuple[object, ...] = (id(checked), missing, values)
         made: Rule | list[Diagnostic] = rule
         if base is not None and key in base.variants:
             return _known(base, key)
-        made = replace(rule, mode=Mode.OFF, off_because=missing)
+        awaits = _awaited_lists(checked, merged)
+        filled = _fill_in(checked, merged) if awaits and checked.settings else rule
+        if isinstance(filled, Rule):
+            made = replace(filled, mode=Mode.OFF, off_because=missing, awaits=awaits, mode_when_filled=rule.mode)
+        else:
+            made = filled
     elif not checked.settings:
         return rule
     else:
@@ -60,13 +67,27 @@ def _off_because(checked: CheckedRule, merged: Merged) -> str:
     for use in checked.settings:
         if merged.settings[use.name].value is None:
             why.append(f"nobody gave `{use.name}` a value")
+    why += [f"nobody filled the list `{name}`" for name in _empty_lists(checked, merged)]
+    return " and ".join(dict.fromkeys(why))
+
+
+def _empty_lists(checked: CheckedRule, merged: Merged) -> tuple[ListName, ...]:
+    """The lists that turn the rule off while they hold nothing."""
+    empty: list[ListName] = []
     for reads in checked.lists:
         declared = merged.lists.get(reads.name)
         if declared is None or declared.entries:
             continue
         if reads.name.startswith(_MUST_BE_FILLED) or (reads.turns_off and not reads.name.startswith(_MAY_BE_EMPTY)):
-            why.append(f"nobody filled the list `{reads.name}`")
-    return " and ".join(dict.fromkeys(why))
+            empty.append(reads.name)
+    return tuple(dict.fromkeys(empty))
+
+
+def _awaited_lists(checked: CheckedRule, merged: Merged) -> tuple[ListName, ...]:
+    """The lists that alone keep the rule off; none when a setting does too."""
+    if any(merged.settings[use.name].value is None for use in checked.settings):
+        return ()
+    return _empty_lists(checked, merged)
 
 
 def _fill_in(checked: CheckedRule, merged: Merged) -> Rule | list[Diagnostic]:
