@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,9 @@ from ..engine import Engine, ReadyRuleSet
 from ..enrich import Enricher
 from ..lists import build_indexes
 from ..rules.ast import RuleId
-from ..rules.checked import in_order
+from ..rules.checked import FileKind, in_order
 from ..rules.library import Library, find_test_files
+from ..rules.link import find_mistakes
 from ..rules.lint import find_unmatched_rules, find_warnings
 from ..rules.sourcetext import decode_source, text_for_display
 from ..ruletest import RuleTest, read_test_merchant, read_tests, run_test
@@ -80,17 +81,19 @@ def check(
     tests.read(only)
     found = [
         *library.diagnostics,
+        *_further_mistakes(library),
         *tests.mistakes,
         *find_warnings(
             library.checked_files, library.snapshot.rule_sets, library.sources, int(moment.timestamp() * 1_000_000)
         ),
         *find_unmatched_rules(library.checked_files, library.snapshot.rule_sets, tests.matched(data_directory)),
     ]
+    found = list(in_order(found))
     if only is not None:
         only |= {path for path in tests.sources if rule_file(path) in only}
         found = [item for item in found if item.span.path in only]
     form = output or configuration().format
-    print_diagnostics(in_order(found), library.sources | tests.sources, directory, form)
+    print_diagnostics(found, library.sources | tests.sources, directory, form)
     errors = sum(item.severity is Severity.ERROR for item in found)
     warnings = len(found) - errors
     if form == "text":
@@ -102,6 +105,20 @@ def check(
         click.echo(f"{files} checked: {said}{more}", err=bool(errors))
     if errors or (strict and warnings):
         sys.exit(1)
+
+
+def _further_mistakes(library: Library) -> Iterator[Diagnostic]:
+    """Of files with mistakes of their own, those against the files that they extend: all are shown at once."""
+    good = library.checked_files
+    by_name = {file.name: file for file in good.values() if file.kind is not FileKind.SHARED_LIST}
+    shared = {file.name: file for file in good.values() if file.kind is FileKind.SHARED_LIST}
+    for path in library.sources.keys() - good.keys():
+        try:
+            text, _ = decode_source(path, (library.directory / path).read_bytes())
+        except OSError:
+            continue
+        if text is not None:
+            yield from find_mistakes(path, text, by_name, shared)
 
 
 @dataclass(slots=True)

@@ -37,6 +37,8 @@ def format_text(path: str, text: str) -> str:
     if node is None or has_errors(mistakes):
         raise CannotFormat("the file has mistakes", mistakes)
     tree = parse_tree(text)
+    if isinstance(tree.root, Text):
+        raise CannotFormat("the file holds only a text")
     formatted = "\n".join(_Writer().document(tree.root, tree.foot)) + "\n"
     again, mistakes = read_document(path, formatted)
     if again is None or mistakes or content_digest(again) != content_digest(node):
@@ -52,9 +54,7 @@ class _Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def document(self, root: Collection | Text, foot: list[Trivia]) -> list[str]:
-        if isinstance(root, Text):
-            return [line.rstrip() for line in root.lines(0)]
+    def document(self, root: Collection, foot: list[Trivia]) -> list[str]:
         if root.items:
             self.collection(root, 0, "")
         else:

@@ -204,7 +204,7 @@ class _Parser:
     def scalar(self, event: Any) -> None:
         end = event.end_mark.index
         written = self.text[event.start_mark.index : end]
-        if event.style is None:  # the mark at the end may lie behind the spaces of the next line
+        if not event.style:  # the mark at the end may lie behind the spaces of the next line
             written = written.rstrip()
             end = event.start_mark.index + len(written)
         header = ""
@@ -213,7 +213,7 @@ class _Parser:
             found = _BLOCK_HEADER.fullmatch(first.rstrip())
             if found is not None:
                 written, header = f"{found[1]}\n{rest}", found[2] or ""
-        value = Text(written, event.value, event.style)
+        value = Text(written, event.value, event.style or None)
         collection = self.stack[-1] if self.stack else None
         if collection is not None and collection.is_mapping and self.keys[-1] is None:
             self.key(collection, value)

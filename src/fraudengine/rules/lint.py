@@ -140,8 +140,8 @@ def find_unmatched_rules(
 ) -> list[Diagnostic]:
     """Live rules that no test makes match; `matched` holds, for each merchant with tests, those that do.
 
-    A merchant's own rules and those that it sets live itself count in its tests; a house rule counts when any
-    test of any merchant makes it match, and only when it could match for a merchant that has tests.
+    A merchant's own rules and those that it sets live itself need a test of its own. For a house rule that is
+    live of itself a test of any merchant will do, and none is missed while it cannot match for a tested merchant.
     """
     found: list[Diagnostic] = []
     tested = set[RuleId]().union(*matched.values())
@@ -154,7 +154,9 @@ def find_unmatched_rules(
         elif file.kind is FileKind.PLATFORM:
             for checked in file.rules:
                 rule_id = checked.rule.id
-                if rule_id not in tested and any(_may_match(checked, rule_sets[name]) for name in matched):
+                if checked.rule.mode is not Mode.LIVE or rule_id in tested:
+                    continue
+                if any(_may_match(checked, rule_sets[name]) for name in matched):
                     found.append(_unmatched(rule_id, checked.rule.span, ""))
     return found
 
