@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..diagnostics import Diagnostic, suggest
-from .ast import ChallengeOutcomes, DeclaredList, ListName, Mode, Outcome, Rule, RuleSet
+from .ast import ChallengeOutcomes, DeclaredList, ListName, Mode, Outcome, Rule, RuleId, RuleSet
 from .check import names_written, read_file
 from .checked import DEFAULT_TIMEZONE, CheckedFile, FileKind, has_errors, in_order, shown
 from .link_merge import Merged, merge
 from .link_rules import make_effective
 
-__all__ = ["find_mistakes", "link", "resolve_extends"]
+__all__ = ["find_mistakes", "link", "resolve_extends", "rules_before_settings"]
 
 _REVISION_FORM: Final = "fraudengine rule set 1"
 
@@ -78,6 +78,16 @@ def link(
         return list(in_order(mistakes))
     rules.sort(key=lambda rule: rule.id)
     return _rule_set(file, parents, merged, base, tuple(rules), shared_lists)
+
+
+def rules_before_settings(
+    file: CheckedFile, parents: Sequence[CheckedFile], shared_lists: Mapping[str, CheckedFile]
+) -> dict[RuleId, Rule]:
+    """The rules of a rule set as files write them, `$settings` not filled in: what `diff` compares."""
+    base: Merged | None = None
+    for parent in reversed(parents):
+        base = _merge_once(parent, base, shared_lists)
+    return {rule_id: checked.rule for rule_id, checked in merge(file, base, shared_lists).rules.items()}
 
 
 def find_mistakes(
