@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from .card_keys import KeyWatch
 from .config import Config
 from .decision_log import DecisionLog
 from .diagnostics import ConfigurationError
 from .engine import Engine
+from .list_store import ListStore
 from .lookups import DataFiles
 from .rules.library import Library
 from .service import Parts, Screener
@@ -40,8 +42,14 @@ def open_screener(config: Config) -> Screener:
         max_delay_us=config.log_batch_delay_us,
         max_waiting=config.log_max_waiting,
     )
+    try:
+        lists = ListStore(config.lists_file)
+    except BaseException:
+        log.close()
+        raise
+    watch = KeyWatch(config.key_file, lambda: config.load_card_key().key, loaded.key)
     return Screener(
-        Parts(library, data, log, Engine(on_failure=config.on_failure_outcome), loaded.key),
+        Parts(library, data, log, Engine(on_failure=config.on_failure_outcome), loaded.key, lists, watch),
         fall_back_to_platform=config.unknown_merchant == "platform",
         reload_interval_ms=config.reload_interval_ms,
     )

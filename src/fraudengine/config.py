@@ -101,6 +101,10 @@ class Config(BaseSettings):
     def key_file(self) -> Path:
         return self.card_key_file if self.card_key_file is not None else self.state / "card.key"
 
+    @property
+    def lists_file(self) -> Path:
+        return self.state / "lists.db"
+
     def load_card_key(self) -> LoadedCardKey:
         """The card key by these settings; raises ConfigurationError when there is none or others may read it."""
         given = {CARD_KEY_VARIABLE: self.card_key.get_secret_value()} if self.card_key is not None else {}

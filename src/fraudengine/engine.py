@@ -16,6 +16,7 @@ from .backends.selfcheck import check_agreement
 from .decision import Decision, Match, Outcome, decide, engine_failure
 from .facts import Card, Facts
 from .lists import Hit, ListIndex, ListsAsOf, RunTimeEntries, build_index
+from .rules.activation import activate
 from .rules.ast import ListName, RuleSet
 
 _log = logging.getLogger(__name__)
@@ -23,11 +24,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReadyRuleSet:
-    """An effective rule set with its compiled form and list indexes; made by `Engine.prepare` only."""
+    """An effective rule set with its compiled form and list indexes; made by `Engine.prepare` only.
+
+    `linked` is the rule set as the rule files say it: `rule_set` is that with the rules on that run-time entries
+    of the lists in `filled` turn on.
+    """
 
     rule_set: RuleSet
     online: OnlineRuleSet
     indexes: Mapping[ListName, ListIndex]
+    linked: RuleSet | None = None
+    filled: frozenset[ListName] = frozenset()
 
     def lists_as_of(
         self,
@@ -49,15 +56,16 @@ class Engine:
         self.online_faults = 0
         self.reference_faults = 0
 
-    def prepare(self, rule_set: RuleSet) -> ReadyRuleSet:
+    def prepare(self, linked: RuleSet, filled: frozenset[ListName] = frozenset()) -> ReadyRuleSet:
         """Compiles the rule set and checks it against the reference on boundary transactions.
 
         Raises BackendFault, which shows the transaction, when the compiled form disagrees with the law.
         """
+        rule_set = activate(linked, filled)
         online = compile_rule_set(rule_set)
         check_agreement(rule_set, online)
         indexes = {name: build_index(declared) for name, declared in rule_set.lists.items()}
-        return ReadyRuleSet(rule_set, online, indexes)
+        return ReadyRuleSet(rule_set, online, indexes, linked, filled)
 
     def decide(self, ready: ReadyRuleSet, facts: Facts, lists: ListsAsOf) -> Decision:
         """The decision on one transaction's facts, whatever happens to the backends."""

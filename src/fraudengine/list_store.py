@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,6 +156,18 @@ class ListStore:
             )
             write.record("rekey", self.list_id(entry.target), entry_id, entry_id)
         return True
+
+    def note_matches(self, entries: Mapping[int, int], file_entries: Mapping[tuple[str, str, str], int]) -> None:
+        """Writes when entries last matched: run-time ones by id, those of files by merchant, list, value."""
+        later = "DO UPDATE SET last_us = max(last_us, excluded.last_us)"
+        with self.writing():
+            self.connection.executemany(
+                f"INSERT INTO entry_matches VALUES (?, ?) ON CONFLICT (entry_id) {later}", list(entries.items())
+            )
+            self.connection.executemany(
+                f"INSERT INTO file_entry_matches VALUES (?, ?, ?, ?) ON CONFLICT (merchant, list, value) {later}",
+                [(*key, last_us) for key, last_us in file_entries.items()],
+            )
 
     # ---- reading, within the lock -------------------------------------------------------------------
 

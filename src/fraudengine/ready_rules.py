@@ -13,8 +13,10 @@ from typing import Final
 
 from .diagnostics import BackendFault, UnknownMerchant
 from .engine import Engine, ReadyRuleSet
-from .rules.ast import RuleSet
+from .rules.activation import awaited_lists
+from .rules.ast import ListName, RuleSet
 from .rules.library import PLATFORM, Library, Snapshot
+from .runtime_lists import RuntimeLists
 
 EAGER_AT_START: Final = 200
 EAGER_AT_RELOAD: Final = 4
@@ -23,7 +25,14 @@ EAGER_AT_RELOAD: Final = 4
 class ReadyRules:
     """What the library has in force, ready to screen. Driven from the thread that owns the rule core."""
 
-    def __init__(self, library: Library, engine: Engine, *, fall_back_to_platform: bool = False) -> None:
+    def __init__(
+        self,
+        library: Library,
+        engine: Engine,
+        *,
+        fall_back_to_platform: bool = False,
+        run_time: RuntimeLists | None = None,
+    ) -> None:
         self._library = library
         self._engine = engine
         self._fall_back = fall_back_to_platform
@@ -31,6 +40,8 @@ class ReadyRules:
         self._ready: dict[str, ReadyRuleSet] = {}
         self._faults: dict[str, tuple[RuleSet, str]] = {}
         self._waiting: Iterator[str] = iter(())
+        self._run_time = run_time
+        self._changes: dict[str, int] = {}  # the change of run-time lists that a rule set was last compared with
         self.take_up(EAGER_AT_START)
 
     def take_up(self, eager: int = EAGER_AT_RELOAD) -> None:
@@ -59,8 +70,8 @@ class ReadyRules:
         ready = self._ready.get(merchant)
         if rule_set is None or merchant == PLATFORM:
             return self._fallen_back(merchant)
-        if ready is not None and ready.rule_set is rule_set:
-            return ready
+        if ready is not None and ready.linked is rule_set:
+            return ready if self._run_time is None else self._with_filled_lists(merchant, ready, self._run_time)
         fault = self._faults.get(merchant)
         if fault is None or fault[0] is not rule_set:
             self._prepare(merchant, rule_set)
@@ -72,18 +83,36 @@ class ReadyRules:
     def _fallen_back(self, merchant: str) -> ReadyRuleSet:
         refused = merchant in self._snapshot.refused_merchants
         if self._fall_back and not refused and PLATFORM in self._ready:
-            return self._ready[PLATFORM]
+            ready = self._ready[PLATFORM]
+            return ready if self._run_time is None else self._with_filled_lists(PLATFORM, ready, self._run_time)
         raise UnknownMerchant(merchant, refused=refused)
+
+    def _with_filled_lists(self, name: str, ready: ReadyRuleSet, run_time: RuntimeLists) -> ReadyRuleSet:
+        """The rule set with the rules on whose lists were filled at run time, made anew when that changed."""
+        if self._changes.get(name) != run_time.change:
+            linked = ready.linked or ready.rule_set
+            if self._filled_lists(name, linked) != ready.filled:
+                self._prepare(name, linked)
+            self._changes[name] = run_time.change
+        return self._ready[name]
+
+    def _filled_lists(self, name: str, linked: RuleSet) -> frozenset[ListName]:
+        """Of the lists that rules wait for, those that run-time entries fill."""
+        if self._run_time is None:
+            return frozenset()
+        awaited = awaited_lists(linked)
+        lists = self._run_time.of_merchant(name, linked.lists) if awaited else None
+        return frozenset(filter(lists.is_filled, awaited)) if lists is not None else frozenset()
 
     def _is_stale(self, name: str) -> bool:
         ready, fault = self._ready.get(name), self._faults.get(name)
         rule_set = self._snapshot.rule_sets[name]
-        return (ready is None or ready.rule_set is not rule_set) and (fault is None or fault[0] is not rule_set)
+        return (ready is None or ready.linked is not rule_set) and (fault is None or fault[0] is not rule_set)
 
     def _prepare(self, name: str, rule_set: RuleSet) -> None:
         """Compiles and checks one rule set and puts it in force; on a fault the one before it stays."""
         try:
-            self._ready[name] = self._engine.prepare(rule_set)
+            self._ready[name] = self._engine.prepare(rule_set, self._filled_lists(name, rule_set))
         except BackendFault as fault:
             kept = "the rules from before stay in force" if name in self._ready else "it has no rules in force"
             self._faults[name] = (rule_set, f"the compiled rules of {name} are refused: {fault}; {kept}")

@@ -12,19 +12,26 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
+from .card_keys import KeyWatch
 from .cards import CardKey
 from .decision import EarlierScreening, card_identity
 from .decision_log import AlreadyRecorded, DecisionLog, EarlierRow, ScreeningRecord, Written
-from .engine import Engine
+from .diagnostics import StoreUnavailable
+from .engine import Engine, ReadyRuleSet
 from .enrich import Enricher
 from .facts import MerchantId, Transaction
+from .list_store import ListStore
+from .list_upkeep import ListUpkeep
+from .lists import ListsAsOf
 from .lookups import DataFiles
 from .ready_rules import ReadyRules
 from .rules.ast import RuleSet
 from .rules.library import Library
+from .runtime_lists import RuntimeLists
 from .screening import answer, recorded_facts, screen_transaction, transaction_object
 from .store import parse_screening_id, screening_id_text
 
@@ -44,6 +51,12 @@ class Parts:
     log: DecisionLog
     engine: Engine
     card_key: CardKey
+    lists: ListStore | None = None  # None: rule files only
+    key_watch: KeyWatch | None = None
+
+
+LIVE_WITHIN_US: Final = 86_400_000_000
+UPKEEP_SECONDS: Final = 2.0
 
 
 class Screener:
@@ -63,7 +76,19 @@ class Screener:
         self.engine = parts.engine
         self.data = parts.data
         self.enricher = Enricher(parts.data)
-        self.rules = ReadyRules(parts.library, parts.engine, fall_back_to_platform=fall_back_to_platform)
+        self.list_store = parts.lists
+        self.run_time_lists, self._upkeep = None, None
+        if parts.lists is not None:
+            self.run_time_lists = RuntimeLists(parts.lists.path, parts.lists.generation)
+            self._upkeep = ListUpkeep(parts.lists)
+        self.rules = ReadyRules(
+            parts.library,
+            parts.engine,
+            fall_back_to_platform=fall_back_to_platform,
+            run_time=self.run_time_lists,
+        )
+        self._key_watch = parts.key_watch
+        self._upkeep_at = 0.0
         self._reload_interval_s = reload_interval_ms / 1000
         self._clock_us = clock_us
         self._remembered: set[str] = set()
@@ -97,9 +122,13 @@ class Screener:
     def _decide(
         self, transaction: Transaction, request_digest: bytes, received_ns: int, rows: tuple[EarlierRow, ...]
     ) -> tuple[bytes, ScreeningRecord]:
+        if self.run_time_lists is not None:
+            self.run_time_lists.refresh()
         ready = self.rules.ready_for(transaction.merchant)
         earlier = EarlierScreening(rows[0].card_identity, rows[0].currency, rows[0].minor) if rows else None
-        screened = screen_transaction(self.engine, self.enricher, ready, transaction, earlier)
+        lists = self._lists_for(transaction, ready)
+        screened = screen_transaction(self.engine, self.enricher, ready, transaction, earlier, lists=lists)
+        self._note_matches(transaction, lists)
         screening_id = self.log.next_id()
         elapsed_us = (time.perf_counter_ns() - received_ns) // 1000
         given = orjson.dumps(answer(screened, screening_id_text(screening_id), self.data.dates, elapsed_us))
@@ -108,6 +137,10 @@ class Screener:
                 "transaction": transaction_object(transaction),
                 "facts": recorded_facts(screened),
                 "rule_set": ready.rule_set.name,
+                "lists": {
+                    "as_of_us": lists.as_of_us,
+                    "change": self.run_time_lists.change if self.run_time_lists is not None else 0,
+                },
                 "answer": orjson.Fragment(given),
             }
         )
@@ -128,6 +161,25 @@ class Screener:
             document=document,
         )
         return given, record
+
+    def _lists_for(self, transaction: Transaction, ready: ReadyRuleSet) -> ListsAsOf:
+        """The lists as of now for a payment of the last day, whose gateway's clock may be late or rounded; as of
+        its own time for an older one. The record says which, so that a replay reads the same.
+        """
+        as_of_us = transaction.at_us
+        now_us = self._clock_us()
+        run_time = None
+        if self.run_time_lists is not None:
+            run_time = self.run_time_lists.of_merchant(transaction.merchant, ready.rule_set.lists)
+            if as_of_us > now_us - LIVE_WITHIN_US:
+                as_of_us = max(now_us, self.run_time_lists.newest_us)
+        return ready.lists_as_of(as_of_us, run_time, transaction.card, [])
+
+    def _note_matches(self, transaction: Transaction, lists: ListsAsOf) -> None:
+        if self._upkeep is not None and lists.hits:
+            card = transaction.card
+            fingerprint = card.fingerprint if card is not None else None
+            self._upkeep.note(transaction.merchant, lists.hits, transaction.at_us, fingerprint)
 
     async def _recorded_answer(self, row: EarlierRow) -> bytes:
         """The answer of a call that is recorded, or about to be."""
@@ -178,7 +230,20 @@ class Screener:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
-        await asyncio.to_thread(self.log.close)
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Writes what waits and lets go of the files; blocks until that is done."""
+        self.log.close()
+        if self.run_time_lists is not None:
+            self.run_time_lists.close()
+        if self.list_store is not None:
+            try:
+                if self._upkeep is not None:
+                    self._upkeep.write()
+            except StoreUnavailable as error:
+                _log.error("when list entries last matched could not be written: %s", error)
+            self.list_store.close()
 
     async def _keep_fresh(self) -> None:
         while True:
@@ -187,9 +252,21 @@ class Screener:
                 if await asyncio.to_thread(self.library.refresh):
                     self.rules.take_up()
                 await asyncio.to_thread(self.data.reload_if_changed)
+                if self._key_watch is not None:
+                    self.card_key = await asyncio.to_thread(self._key_watch.current)
+                await self._look_after_lists()
             except Exception:  # noqa: BLE001 - the watch must outlive any one bad file; what is in force stays
                 _log.exception("looking for changed rule and data files failed")
             self._report_problems()
+
+    async def _look_after_lists(self) -> None:
+        if self.run_time_lists is None or self.list_store is None:
+            return
+        self.run_time_lists.look_after()
+        if self._upkeep is not None and self._upkeep.waits and time.monotonic() >= self._upkeep_at:
+            self._upkeep_at = time.monotonic() + UPKEEP_SECONDS
+            await asyncio.to_thread(self._upkeep.write)
+        await asyncio.to_thread(self.list_store.checkpoint_if_due)
 
     async def _warm_up(self) -> None:
         """Prepares the rule sets that wait, one between screenings, at a quarter of the processor at most."""
@@ -212,6 +289,8 @@ class Screener:
         """Everything that is not as it should be, in plain language; empty when all is well."""
         found = [*self.rules.problems()]
         found += self.data.problems
+        if self._key_watch is not None and self._key_watch.problem:
+            found.append(self._key_watch.problem)
         if self.log.last_problem:
             found.append(f"the decision log: {self.log.last_problem}")
         return tuple(found)

@@ -104,7 +104,7 @@ def screen(
                 continue
             click.echo(json.dumps(given) if config.format == "json" else _in_words(given))
     finally:
-        screener.log.close()
+        screener.close()
     if wrong:
         sys.exit(1)
 
