@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 from . import reasons
 from .facts import Card, Transaction
-from .rules.ast import ChallengeOutcomes, Mode, Outcome, Rule, RuleSet
+from .rules.ast import ChallengeOutcomes, ListEntry, Mode, Outcome, Rule, RuleSet
 
 __all__ = [
     "Because",
@@ -26,11 +26,16 @@ UNCHALLENGEABLE_CHANNELS: Final = frozenset({"moto", "recurring"})
 
 @dataclass(frozen=True, slots=True)
 class Because:
-    """One test that made a rule match: the fact, its value, and what was tested, in words."""
+    """One test that made a rule match: the fact, its value, and what was tested, in words.
+
+    Of a list, `entry` is the one that held the value.
+    """
 
     fact: str
     value: str
     test: str
+    list_name: str = ""
+    entry: ListEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

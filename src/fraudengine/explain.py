@@ -114,8 +114,10 @@ def explain_match(match: Match, facts: Facts, lists: Lists) -> tuple[Because, ..
 
 
 def _because(test: Test, negated: bool, facts: Facts, lists: Lists) -> Because:
-    words = short_test(test, facts, _entry_met(test, facts, lists))
-    return Because(test.fact, show(facts.get(test.fact)), f"not {words}" if negated else words)
+    entry = _entry_met(test, facts, lists)
+    words = short_test(test, facts, entry)
+    list_name = test.list_name if isinstance(test, InList) else ""
+    return Because(test.fact, show(facts.get(test.fact)), f"not {words}" if negated else words, list_name, entry)
 
 
 def carrying_tests(condition: Condition, facts: Facts, lists: Lists) -> list[tuple[Test, bool]]:

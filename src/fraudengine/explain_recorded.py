@@ -16,10 +16,12 @@ from .decision import Decision, Match, Outcome
 from .explain import Explanation, explain_decision
 from .explain_words import phrase
 from .facts import FactType, FactValue
+from .list_entries import read_time
 from .lists import ListsAsOf, build_indexes
 from .money import Money, read_minor
 from .reasons import Language
-from .rules.ast import Lists, RuleSet
+from .rules.activation import activate
+from .rules.ast import ListEntry, ListName, Lists, RuleSet
 from .rules.revision import read_revision
 
 ListsOf: TypeAlias = Callable[[RuleSet, int], Lists]
@@ -35,16 +37,36 @@ class ExplainedScreening:
     explanation: Explanation
 
 
-def lists_of_files(rule_set: RuleSet, at_us: int) -> Lists:
-    """The entries that the rule files hold, as of the transaction's time."""
-    return ListsAsOf(build_indexes(rule_set.lists), at_us)
+class RecordedEntries:
+    """The run-time entries that a screening found, as its record tells them; they may be gone since."""
+
+    def __init__(self, recorded: Iterable[Mapping[str, Any]]) -> None:
+        self._found = {(each["list"], each["sought"]): _recorded_entry(each) for each in recorded}
+
+    def find(self, name: ListName, value: FactValue, as_of_us: int) -> ListEntry | None:
+        return self._found.get((name, value))
+
+
+def _recorded_entry(each: Mapping[str, Any]) -> ListEntry:
+    added, expires = each.get("added"), each.get("expires")
+    return ListEntry(
+        each["value"],
+        each.get("reason", ""),
+        each.get("ticket", ""),
+        each.get("author", ""),
+        read_time(added) if added else None,
+        read_time(expires) if expires else None,
+        each["source"],
+        each.get("id"),
+        each.get("scope", ""),
+    )
 
 
 def explain_recorded(
     document: bytes,
     texts: Iterable[tuple[str, str]],
     language: Language = "en",
-    lists_of: ListsOf = lists_of_files,
+    lists_of: ListsOf | None = None,
 ) -> ExplainedScreening:
     """Explains a screening from its document and the rule texts of the revision that decided it.
 
@@ -53,10 +75,16 @@ def explain_recorded(
     Raises RuleFilesRefused when the texts cannot be read any more.
     """
     recorded = orjson.loads(document)
-    rule_set = read_revision(texts)
+    lists_read = recorded.get("lists") or {}
+    rule_set = activate(read_revision(texts), frozenset(lists_read.get("filled", ())))
     transaction, given = recorded["transaction"], recorded["answer"]
     facts = recorded_facts(recorded, rule_set)
-    lists = lists_of(rule_set, transaction["at_us"])
+    as_of_us = lists_read.get("as_of_us", transaction["at_us"])
+    lists = (
+        lists_of(rule_set, as_of_us)
+        if lists_of is not None
+        else ListsAsOf(build_indexes(rule_set.lists), as_of_us, RecordedEntries(lists_read.get("entries", ())))
+    )
     matches = reference.find_matches(rule_set, facts, lists)
     decision = answered_decision(given, rule_set)
     explanation = explain_decision(rule_set, decision, facts, lists, language)

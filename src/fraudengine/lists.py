@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, assert_never
+from typing import Final, Protocol, TypeAlias, assert_never
 
 from .facts import Card, FactValue, ListKind
 from .rules.ast import DeclaredList, ListEntry, ListName
@@ -25,7 +25,12 @@ _Entries: TypeAlias = tuple[ListEntry, ...]
 
 
 class ListIndex(Protocol):
-    """The entries of one list, arranged so that a look-up does not depend on how many there are."""
+    """The entries of one list, arranged so that a look-up does not depend on how many there are.
+
+    It contains every value that `find` could find, and perhaps others: the quick answer to most look-ups.
+    """
+
+    def __contains__(self, value: object, /) -> bool: ...
 
     def find(self, value: FactValue, as_of_us: int) -> ListEntry | None:
         """The entry in force that holds the value, or None."""
@@ -37,12 +42,17 @@ class RunTimeEntries(Protocol):
 
     def find(self, name: ListName, value: FactValue, as_of_us: int) -> ListEntry | None: ...
 
+    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, Container[FactValue]]:
+        """For each list every value that it could hold, in its index or at run time."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An entry that held a value; `by_former_key` when only the card's fingerprint under the key before did."""
+    """An entry that held a fact's value; `by_former_key` when only the card's fingerprint before did."""
 
     name: ListName
+    value: FactValue
     entry: ListEntry
     by_former_key: bool = False
 
@@ -61,17 +71,24 @@ class ListsAsOf:
     card: Card | None = None
     hits: list[Hit] | None = None
 
+    @property
+    def could_hold(self) -> Mapping[ListName, Container[FactValue]]:
+        if self.card is not None and self.card.former_fingerprint is not None:
+            return dict.fromkeys(self.indexes, ANYTHING)
+        return self.indexes if self.run_time is None else self.run_time.could_hold(self.indexes)
+
     def find(self, name: ListName, value: FactValue) -> ListEntry | None:
         index, card = self.indexes[name], self.card
+        sought = value
         if card is not None and card.account_range is not None and isinstance(index, PrefixIndex):
-            value = card.account_range if value == card.bin else value
-        found = self._find(name, index, value)
+            sought = card.account_range if value == card.bin else value
+        found = self._find(name, index, sought)
         former = card.former_fingerprint if card is not None and value == card.fingerprint else None
         by_former_key = found is None and former is not None
         if found is None and former is not None:
             found = self._find(name, index, former)
         if found is not None and self.hits is not None:
-            self.hits.append(Hit(name, found, by_former_key))
+            self.hits.append(Hit(name, value, found, by_former_key))
         return found
 
     def _find(self, name: ListName, index: ListIndex, value: FactValue) -> ListEntry | None:
@@ -106,20 +123,32 @@ def build_index(declared: DeclaredList) -> ListIndex:
             assert_never(declared.kind)
 
 
-class ExactIndex:
-    """Entries that hold exactly their own value."""
+class Anything:
+    """Contains every value: what a list could hold of which that is not known beforehand."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ()
+
+    def __contains__(self, value: object, /) -> bool:
+        return True
+
+
+ANYTHING: Final = Anything()
+
+
+class ExactIndex(dict[FactValue, _Entries]):
+    """Entries that hold exactly their own value: by that value, the one added last first."""
+
+    __slots__ = ()
 
     def __init__(self, entries: Iterable[ListEntry]) -> None:
-        self._entries = _by_key((entry.value, entry) for entry in entries)
+        super().__init__(_by_key((entry.value, entry) for entry in entries))
 
     def find(self, value: FactValue, as_of_us: int) -> ListEntry | None:
-        held = self._entries.get(value)
+        held = self.get(value)
         return None if held is None else _in_force(held, as_of_us)
 
 
-class PrefixIndex:
+class PrefixIndex(Anything):
     """Entries of leading digits; the longest entry that a value begins with counts."""
 
     __slots__ = ("_entries", "_lengths")
@@ -139,7 +168,7 @@ class PrefixIndex:
         return None
 
 
-class NetworkIndex:
+class NetworkIndex(Anything):
     """Entries that are networks; the narrowest network that holds an address counts."""
 
     __slots__ = ("_networks",)

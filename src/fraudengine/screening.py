@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from . import reasons
-from .decision import Decision, EarlierScreening, Match
+from .decision import Because, Decision, EarlierScreening, Match
 from .engine import Engine, ReadyRuleSet
 from .enrich import INDICATORS, Enricher
 from .explain import explain_match
 from .facts import Facts, FactValue, Transaction
+from .list_entries import time_text
 from .lists import ListsAsOf
 from .money import Money
-from .rules.ast import ListName, Outcome
+from .rules.ast import ListEntry, ListName, Outcome
 
 Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | list[Json] | None"
 
@@ -93,11 +94,57 @@ def match_object(match: Match, facts: Facts, lists: ListsAsOf) -> dict[str, Json
         "outcome": match.outcome.value,
         "code": rule.reason,
         "mode": rule.mode.value,
-        "because": [
-            {"fact": because.fact, "value": because.value, "test": because.test}
-            for because in explain_match(match, facts, lists)
-        ],
+        "because": [_because_object(because) for because in explain_match(match, facts, lists)],
     }
+
+
+def _because_object(because: Because) -> dict[str, Json]:
+    given: dict[str, Json] = {"fact": because.fact, "value": because.value, "test": because.test}
+    if because.entry is not None:
+        given["entry"] = entry_object(because.list_name, because.entry)
+    return given
+
+
+def entry_object(list_name: str, entry: ListEntry) -> dict[str, Json]:
+    """Which entry of a list, from where, and why it is there; what is not known is left out.
+
+    Of a BIN no more than eight digits: with the last four beside it, more would say too much of a card number.
+    """
+    value = entry.value
+    if value.isdigit() and len(value) > 8:
+        value = f"{value[:8]}…"
+    given: dict[str, Json] = {
+        "list": list_name,
+        "id": entry.id,
+        "value": value,
+        "source": entry.source or "rule files",
+        "scope": entry.scope or None,
+        "reason": entry.reason or None,
+        "ticket": entry.ticket or None,
+        "author": entry.author or None,
+        "added": time_text(entry.added_us),
+        "expires": time_text(entry.expires_us),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def recorded_lists(screened: Screened, change: int) -> dict[str, Json]:
+    """What is recorded of the lists: the instant they were read at, and the run-time entries that were found.
+
+    An explanation years later, and a replay, need no more of them.
+    """
+    lists = screened.lists
+    given: dict[str, Json] = {"as_of_us": lists.as_of_us, "change": change}
+    entries = [
+        {"sought": json_value(hit.value), **entry_object(hit.name, hit.entry)}
+        for hit in dict.fromkeys(lists.hits or ())
+        if hit.entry.id is not None
+    ]
+    if entries:
+        given["entries"] = list(entries)
+    if screened.ready.filled:
+        given["filled"] = [str(name) for name in sorted(screened.ready.filled)]
+    return given
 
 
 def indicators(screened: Screened) -> dict[str, Json]:

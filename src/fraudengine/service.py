@@ -32,7 +32,7 @@ from .ready_rules import ReadyRules
 from .rules.ast import RuleSet
 from .rules.library import Library
 from .runtime_lists import RuntimeLists
-from .screening import answer, recorded_facts, screen_transaction, transaction_object
+from .screening import answer, recorded_facts, recorded_lists, screen_transaction, transaction_object
 from .store import parse_screening_id, screening_id_text
 
 _log = logging.getLogger(__name__)
@@ -137,10 +137,7 @@ class Screener:
                 "transaction": transaction_object(transaction),
                 "facts": recorded_facts(screened),
                 "rule_set": ready.rule_set.name,
-                "lists": {
-                    "as_of_us": lists.as_of_us,
-                    "change": self.run_time_lists.change if self.run_time_lists is not None else 0,
-                },
+                "lists": recorded_lists(screened, self.run_time_lists.change if self.run_time_lists else 0),
                 "answer": orjson.Fragment(given),
             }
         )

@@ -17,12 +17,30 @@ class Reason(BaseModel):
     message: str
 
 
+class EntryOfMatch(BaseModel):
+    """The list entry that held the value: where it is kept (a rule file with its line, or `run-time`) and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    list: str
+    id: int | None = None
+    value: str
+    source: str
+    scope: str | None = None
+    reason: str | None = None
+    ticket: str | None = None
+    author: str | None = None
+    added: str | None = None
+    expires: str | None = None
+
+
 class BecauseAnswer(BaseModel):
-    """One test that made a rule match."""
+    """One test that made a rule match; of a list, with the entry that held the value."""
 
     fact: str
     value: str
     test: str
+    entry: EntryOfMatch | None = None
 
 
 class MatchAnswer(BaseModel):

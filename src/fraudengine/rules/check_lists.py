@@ -33,7 +33,7 @@ def read_entries(node: Node, kind: ListKind, timezone: str, mistakes: Mistakes) 
             if isinstance(value, Wrong):
                 mistakes.report(value.code, value.message, item, value.hint)
             else:
-                entry = ListEntry(value)
+                entry = ListEntry(value, source=f"{item.span.path}:{item.span.line}")
         else:
             entry = _read_entry(item, kind, timezone, mistakes)
         if entry is None:
@@ -83,7 +83,8 @@ def _read_entry(node: Node, kind: ListKind, timezone: str, mistakes: Mistakes) -
         )
     if len(mistakes.found) > before or not isinstance(value, str):
         return None
-    return ListEntry(value, reason, ticket, author, added, expires)
+    source = f"{node.span.path}:{node.span.line}"
+    return ListEntry(value, reason, ticket, author, added, expires, source)
 
 
 def says_dates(node: Node) -> bool:
