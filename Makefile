@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants schema clean
+.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-check schema clean
 
 help:
 	@echo "make run              install into .venv, serve the API on http://127.0.0.1:8080 with the sample merchants"
@@ -13,6 +13,7 @@ help:
 	@echo "make format           rewrite the code in its canonical form"
 	@echo "make bench-engine     rules only, against other rule engines"
 	@echo "make bench-http       whole screenings over HTTP, against a bare FastAPI route"
+	@echo "make bench-check      fraudengine check on 1,000 files"
 	@echo "make bench-merchants  5,000 merchants: start, memory, reload"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -53,6 +54,9 @@ bench-engine: $(STAMP)
 
 bench-http: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_http
+
+bench-check: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_check
 
 bench-merchants: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_merchants

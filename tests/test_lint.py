@@ -24,6 +24,7 @@ from fraudengine.rules.lint import find_warnings
 from fraudengine.rules.lint_pairs import covers, implies
 
 from . import strategies
+from .benchmarks.bench_check import check_seconds, make_rules
 from .golden_files import GOLDEN, checked, golden_sources, read_golden, render_all
 
 AS_OF_US: Final = 1_795_428_900_000_000  # 2026-11-23T10:15:00Z
@@ -238,3 +239,11 @@ def test_expiry_is_judged_by_the_time_that_is_given() -> None:
     code, output = run_check(RULES, "--strict", "--as-of", "2027-02-01")
     assert code == 1
     assert "the list entry `NG` has expired" in output
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("with_tests", [False, True])
+def test_thousand_files_are_checked_in_five_seconds(tmp_path: Path, with_tests: bool) -> None:
+    directory = tmp_path / "rules"
+    make_rules(directory, 1000, with_tests=with_tests)
+    assert check_seconds(directory) < 5

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import click
 
 from ..assembly import open_data
-from ..backends.online import compile_rule_set
+from ..backends.online import OnlineRuleSet
+from ..decision import Match
 from ..diagnostics import (
     DataFileError,
     Diagnostic,
@@ -25,14 +27,16 @@ from ..diagnostics import (
 )
 from ..engine import Engine, ReadyRuleSet
 from ..enrich import Enricher
-from ..lists import build_indexes
-from ..rules.ast import RuleId
+from ..facts import Facts
+from ..lists import ListsAsOf, build_indexes
+from ..rules.activation import activate
+from ..rules.ast import ListName, RuleId, RuleSet
 from ..rules.checked import FileKind, in_order
 from ..rules.library import Library, find_test_files
 from ..rules.link import find_mistakes
 from ..rules.lint import find_unmatched_rules, find_warnings
 from ..rules.sourcetext import decode_source, text_for_display
-from ..ruletest import RuleTest, read_test_merchant, read_tests, run_test
+from ..ruletest import RuleTest, read_test_merchant, read_tests, screen_test
 from .options import Problem, configuration, data_option, rules_option
 from .selection import changed_since_option, paths_argument, rule_file, select
 
@@ -166,14 +170,29 @@ class _TestFiles:
         except DataFileError as error:
             click.echo(f"rules that no test makes match are not looked for: {error}", err=True)
             return {}
-        engine = Engine()
+        engine = _LawOnly()
         found: dict[str, frozenset[RuleId]] = {}
         for name, tests in merchants.items():
-            rule_set = self.library.snapshot.rule_set(name)
-            ready = ReadyRuleSet(rule_set, compile_rule_set(rule_set), build_indexes(rule_set.lists))
-            screened = [run_test(test, ready, engine, enricher).screened for test in tests]
+            ready = engine.prepare(self.library.snapshot.rule_set(name))
+            screened = [screen_test(test, ready, engine, enricher) for test in tests]
             found[name] = frozenset(match.rule.id for one in screened for match in one.decision.matches)
         return found
+
+
+class _LawOnly(Engine):
+    """Prepares rule sets for `screen_test`, whose decision the reference backend makes: nothing is compiled."""
+
+    def prepare(self, linked: RuleSet, filled: frozenset[ListName] = frozenset()) -> ReadyRuleSet:
+        rule_set = activate(linked, filled)
+        online = cast(OnlineRuleSet, _NoMatches())
+        return ReadyRuleSet(rule_set, online, build_indexes(rule_set.lists), linked, filled)
+
+
+class _NoMatches:
+    """Stands in the place of a compiled rule set, whose answer nobody reads."""
+
+    def find_matches(self, facts: Facts, lists: ListsAsOf) -> tuple[Match, ...]:
+        return ()
 
 
 def print_diagnostics(found: Iterable[Diagnostic], sources: Mapping[str, str], directory: Path, form: str) -> None:
