@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from . import reasons
@@ -34,8 +34,8 @@ class Because:
     fact: str
     value: str
     test: str
-    list_name: str = ""
-    entry: ListEntry | None = None
+    list_name: str = field(default="", compare=False)
+    entry: ListEntry | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
