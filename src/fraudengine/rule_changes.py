@@ -223,7 +223,7 @@ def _compare_rules(
         elif other is None and one is not None:
             yield RuleChange(ChangeKind.RULE, rule_id, f"rule {rule_id} removed (was {_mode(one)})")
         elif one is not None and other is not None and one is not other:
-            key = (id(one), id(other), id(before[rule_id]), id(after[rule_id]))
+            key = (id(one), id(other))  # equal objects come from one written rule
             if key not in known:
                 known[key] = tuple(_compare_rule(one, other, before[rule_id], after[rule_id]))
             yield from known[key]

@@ -12,7 +12,7 @@ import click
 
 from .. import cards
 from ..diagnostics import ConfigurationError, FraudengineError, RuleFilesRefused, StoreUnavailable
-from . import checking, comparing, data, explaining, formatting, running, showing, testing
+from . import checking, comparing, data, explaining, formatting, reporting, running, showing, starting, testing
 from .options import Problem
 
 __all__ = ["main", "program"]
@@ -32,7 +32,7 @@ def program() -> None:
     """
 
 
-for group in (running, checking, formatting, testing, explaining, showing, comparing, data):
+for group in (running, checking, formatting, testing, explaining, showing, comparing, starting, reporting, data):
     for command in group.COMMANDS:
         program.add_command(command)
 

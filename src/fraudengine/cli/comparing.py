@@ -1,4 +1,4 @@
-"""`fraudengine diff`: what changed in meaning between two directories or git revisions, or one and today's files."""
+"""`fraudengine diff`: what changed in meaning between two directories or git revisions, or one and now."""
 
 from __future__ import annotations
 
