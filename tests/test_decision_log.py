@@ -370,18 +370,32 @@ def test_read_only_disk_fails_and_recovers(small_disk: Path) -> None:
         assert log.append_and_wait(make_record(log, "T-1")) is APPENDED
 
 
-def limit_pages(log: DecisionLog, pages: int) -> None:
-    """Has the writer's own connection answer SQLITE_FULL past that size: works without root."""
-    log._writer.connect().execute(f"PRAGMA max_page_count = {pages}")
+@contextmanager
+def limited_pages(log: DecisionLog, pages: int) -> Iterator[None]:
+    """Has each connection that writes answer SQLITE_FULL past that size: works without root."""
+    connect = log._writer.connect
+
+    def connect_limited() -> sqlite3.Connection:
+        connection = connect()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    log._writer.connect = connect_limited  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        log._writer.connect = connect  # type: ignore[method-assign]
+        log._writer.connect().execute("PRAGMA max_page_count = 1073741823")
 
 
 def test_sqlite_full_fails_the_whole_batch_and_recovers(path: Path) -> None:
     with DecisionLog.open(path, retry_us=0) as log:
         log.append_and_wait(make_record(log, "T-first"))
-        limit_pages(log, 60)
-        durable, error = append_until_refused(log)
-        assert "free space" in str(error)
-        assert log.append_and_wait(make_record(log, "T-after")) is APPENDED, "the connection is opened anew"
+        with limited_pages(log, 60):
+            durable, error = append_until_refused(log)
+            assert "free space" in str(error)
+            assert not log.healthy
+        assert log.append_and_wait(make_record(log, "T-after")) is APPENDED
         assert log.count() == len(durable) + 2
 
 

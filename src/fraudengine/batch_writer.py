@@ -11,9 +11,10 @@ import copy
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -59,6 +60,8 @@ class AlreadyRecorded:
 
 
 Written: TypeAlias = Appended | AlreadyRecorded
+Settled: TypeAlias = Written | Exception
+Waiter: TypeAlias = Callable[[Settled], None]
 APPENDED: Final = Appended()
 
 
@@ -71,21 +74,26 @@ class PendingRecord:
         self.record = record
         self.transaction_hash = store.transaction_hash(record.merchant, record.transaction_id)
         self.request_hash = store.request_hash(record.request_digest)
-        self._outcome: Written | Exception | None = None
-        self._waiters: list[asyncio.Future[Written]] = []
+        self._outcome: Settled | None = None
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, Waiter]] = []
         self._event: threading.Event | None = None
         self._lock = lock
 
-    def wait(self, loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[Written]:
+    def wait(self) -> asyncio.Future[Written]:
         """A future of the caller's own for this record's commit."""
-        future: asyncio.Future[Written] = (loop or asyncio.get_running_loop()).create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Written] = loop.create_future()
+        self.then(loop, partial(_resolve, future))
+        return future
+
+    def then(self, loop: asyncio.AbstractEventLoop, tell: Waiter) -> None:
+        """Has `tell` called in that loop, in the thread of which this is called, once the commit returned."""
         with self._lock:
             outcome = self._outcome
             if outcome is None:
-                self._waiters.append(future)
+                self._waiters.append((loop, tell))
         if outcome is not None:
-            _resolve(future, outcome)
-        return future
+            loop.call_soon(tell, outcome)
 
     def wait_in_thread(self) -> Written:
         """Blocks until the commit."""
@@ -100,15 +108,15 @@ class PendingRecord:
         assert self._outcome is not None
         return self._outcome
 
-    def settle(self, outcome: Written | Exception) -> list[asyncio.Future[Written]]:
-        """Fixes the outcome and hands over the futures that wait for it; the caller holds the lock."""
+    def settle(self, outcome: Settled) -> list[tuple[asyncio.AbstractEventLoop, Waiter]]:
+        """Fixes the outcome and hands over those who wait for it; the caller holds the lock."""
         self._outcome = outcome
         if self._event is not None:
             self._event.set()
         return self._waiters
 
 
-def _resolve(future: asyncio.Future[Written], outcome: Written | Exception) -> None:
+def _resolve(future: asyncio.Future[Written], outcome: Settled) -> None:
     if future.done():  # the client hung up
         return
     if isinstance(outcome, Exception):
@@ -118,9 +126,12 @@ def _resolve(future: asyncio.Future[Written], outcome: Written | Exception) -> N
         future.set_result(outcome)
 
 
-def resolve_all(resolved: Iterable[tuple[asyncio.Future[Written], Written | Exception]]) -> None:
-    for future, outcome in resolved:
-        _resolve(future, outcome)
+def tell_all(loop: asyncio.AbstractEventLoop, told: Iterable[tuple[Waiter, Settled]]) -> None:
+    for tell, outcome in told:
+        try:
+            tell(outcome)
+        except Exception as error:  # noqa: BLE001 - one who fails must not leave the others waiting
+            loop.call_exception_handler({"message": "a record's waiter failed", "exception": error})
 
 
 _COLUMNS: Final = (
@@ -142,7 +153,7 @@ Parameter: TypeAlias = int | str | bytes
 
 
 class BatchWriter:
-    """The connection that writes; used by the writer thread only. Every method raises StoreUnavailable."""
+    """The connection that writes, for one thread at a time. Every method raises StoreUnavailable."""
 
     def __init__(self, path: Path, busy_timeout_ms: int) -> None:
         self._path = path
@@ -152,6 +163,7 @@ class BatchWriter:
         self._since_checkpoint = 0
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
+        self._waits_for_locks = True
 
     def connect(self, *, create: bool = False) -> sqlite3.Connection:
         """The open connection, or a new one after a failure. Never on a file that was moved away or replaced."""
@@ -159,6 +171,7 @@ class BatchWriter:
         if connection is None:
             connection = store.open_database(self._path, create=create, busy_timeout_ms=self._busy_timeout_ms).conn
             self._connection = connection
+            self._waits_for_locks = True
             self._inode = self._read_inode()
         elif self._read_inode() != self._inode:
             self.disconnect()
@@ -180,6 +193,13 @@ class BatchWriter:
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
+
+    def wait_for_locks(self, waits: bool) -> None:
+        """Whether what is written from now on waits for a lock that another process holds, or fails at once."""
+        connection = self.connect()
+        if waits is not self._waits_for_locks:
+            connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms if waits else 0}")
+            self._waits_for_locks = waits
 
     def write(self, entries: Sequence[PendingRecord], files: dict[str, RuleFiles]) -> list[PendingRecord]:
         """One durable transaction; returns the entries that may not have been inserted (UNIQUE conflicts)."""
@@ -211,13 +231,17 @@ class BatchWriter:
             self._recover(connection)
             raise store.explain_error(error, self._path) from error
 
-    def checkpoint_if_due(self) -> None:
-        if self._connection is None or self._since_checkpoint < _CHECKPOINT_ROWS:
-            return
+    @property
+    def checkpoint_is_due(self) -> bool:
+        return self._since_checkpoint >= _CHECKPOINT_ROWS
+
+    def take_checkpoint(self) -> None:
         self._since_checkpoint = 0
         # What failed here fails again, and is told, at the next commit; the rows are safe in the WAL.
-        with suppress(sqlite3.Error):
-            store.take_checkpoint(self._connection, self._busy_timeout_ms)
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                store.take_checkpoint(self._connection, self._busy_timeout_ms)
+                self._waits_for_locks = True
 
     def find_recorded(self, entry: PendingRecord) -> Written:
         """Whether the row in the file is this entry's own or an earlier one of the same call."""

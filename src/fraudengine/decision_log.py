@@ -1,9 +1,13 @@
 """The append-only log of screenings: no answer leaves before its row is durable on disk.
 
-Group commit: one writer thread takes every record that waits, writes them in one transaction, and wakes the
-event loop once for all of them. While a commit runs, the next batch gathers by itself. When the disk fails, the
-batch's futures raise StoreUnavailable, nothing of it stays in the file, and the writer tries the disk again
-after a growing pause (also when nobody appends), so `healthy` turns true by itself.
+Group commit: the records that one round of the event loop appends are written in one transaction at its end, by
+the loop itself: handing them to a thread costs more processor time than writing them. Whatever does not go
+smoothly goes to the writer thread: a batch that SQLite did not take at once (the file is locked, the disk fails),
+every batch for a second after that or after a slow commit, rule texts, checkpoints, callers without a loop.
+The thread waits for locks; when the disk fails, the records of its batch are refused with StoreUnavailable,
+nothing of them stays in the file, and it tries the disk again after a growing pause (also when nobody appends),
+so `healthy` turns true by itself. Given up: the loop stands still while a commit runs, SLOW_COMMIT_S at most
+before the thread takes over.
 """
 
 from __future__ import annotations
@@ -29,8 +33,10 @@ from .batch_writer import (
     PendingRecord,
     RuleFiles,
     ScreeningRecord,
+    Settled,
+    Waiter,
     Written,
-    resolve_all,
+    tell_all,
 )
 from .diagnostics import StoreUnavailable
 
@@ -92,6 +98,8 @@ _SELECT_RECORDED: Final = (
 _REVISIONS_PER_BATCH: Final = 64
 _LONGEST_PAUSE_S: Final = 1.0
 _SHORTEST_PROBE_S: Final = 0.05
+SLOW_COMMIT_S: Final = 0.025  # the event loop stands still no longer than that, but for the first slow one
+THREAD_ONLY_S: Final = 1.0  # how long the thread writes alone after a commit that was slow or failed in the loop
 
 
 class DecisionLog:
@@ -119,9 +127,13 @@ class DecisionLog:
         self._max_batch, self._max_delay_us, self._max_waiting = max_batch, max_delay_us, max_waiting
         self._first_pause_s = retry_us / 1e6
         self._pause_s = self._retry_at = 0.0
-        self._queue: SimpleQueue[PendingRecord | None] = SimpleQueue()  # None only wakes the writer
-        self._lock = threading.Lock()  # guards _closed, _in_flight, _files, and every PendingRecord's waiters
-        self._closed = False
+        self._lock = threading.Lock()  # guards _closed, _waiting, _in_flight, _files, every PendingRecord's waiters
+        self._writing = threading.Lock()  # guards _writer: the loop's thread or the writer thread holds it
+        self._wake: SimpleQueue[None] = SimpleQueue()  # what is put in wakes the writer thread
+        self._waiting: list[PendingRecord] = []
+        self._left_over = self._checkpointing = self._closed = False
+        self._commit_is_due_in: asyncio.AbstractEventLoop | None = None
+        self._thread_only_until = 0.0
         self._in_flight: dict[tuple[str, str], tuple[PendingRecord, ...]] = {}
         self._files: dict[str, RuleFiles] = {}  # not durable yet
         self._durable_revisions: set[str] = set()
@@ -172,32 +184,38 @@ class DecisionLog:
 
     @property
     def waiting(self) -> int:
-        return self._queue.qsize()
+        return len(self._waiting)
 
     def next_id(self) -> int:
         return self._ids.next_id()
 
     # ---- appending --------------------------------------------------------------------------------
 
-    def append(
-        self, record: ScreeningRecord, loop: asyncio.AbstractEventLoop | None = None
-    ) -> asyncio.Future[Written]:
+    def append(self, record: ScreeningRecord) -> asyncio.Future[Written]:
         """A future that resolves once the record is on disk, or raises StoreUnavailable: then it is not.
 
         Raises StoreUnavailable at once when the log is closed or too many records wait.
         """
         entry = PendingRecord(record, self._lock)
-        future = entry.wait(loop)
-        self._enqueue(entry)
+        future = entry.wait()
+        self._enqueue(entry, future.get_loop())
         return future
+
+    def append_then(self, record: ScreeningRecord, tell: Callable[[Settled], None]) -> None:
+        """The same for callers without a task: `tell` is called in this thread's running loop, with Written or
+        the StoreUnavailable, and never before this returns."""
+        loop = asyncio.get_running_loop()
+        entry = PendingRecord(record, self._lock)
+        entry.then(loop, tell)
+        self._enqueue(entry, loop)
 
     def append_and_wait(self, record: ScreeningRecord) -> Written:
         """The same for callers without an event loop; blocks until the record is on disk."""
         entry = PendingRecord(record, self._lock)
-        self._enqueue(entry)
+        self._enqueue(entry, None)
         return entry.wait_in_thread()
 
-    def _enqueue(self, entry: PendingRecord) -> None:
+    def _enqueue(self, entry: PendingRecord, loop: asyncio.AbstractEventLoop | None) -> None:
         record = entry.record
         # INVARIANT: a card number is never recorded; the caller's mistake must not reach the disk.
         if record.card_identity.isdigit() and len(record.card_identity) >= 12:
@@ -206,11 +224,17 @@ class DecisionLog:
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("the decision log is closed")
-            if self._queue.qsize() >= self._max_waiting:
+            if len(self._waiting) >= self._max_waiting:
                 self.refused += 1
                 raise StoreUnavailable(f"overloaded: {self._max_waiting} screenings wait for the disk")
-            self._in_flight[key] = (*self._in_flight.get(key, ()), entry)
-            self._queue.put(entry)
+            held = self._in_flight.get(key)
+            self._in_flight[key] = (entry,) if held is None else (*held, entry)
+            self._waiting.append(entry)
+        if loop is None:
+            self._wake.put(None)
+        elif loop is not self._commit_is_due_in:
+            self._commit_is_due_in = loop
+            loop.call_soon(self._commit_in_loop, loop)
 
     def remember_revision(self, revision: str, rule_set: str, files: Sequence[tuple[str, str]]) -> None:
         """Has the rule texts of a revision written soon, and no later than the first record that refers to it."""
@@ -221,7 +245,7 @@ class DecisionLog:
                 return
             self._files[revision] = (rule_set, tuple(files))
             if len(self._files) == 1:
-                self._queue.put(None)
+                self._wake.put(None)
 
     # ---- reading ----------------------------------------------------------------------------------
 
@@ -301,39 +325,91 @@ class DecisionLog:
                 reader.close()
             raise store.explain_error(error, self.path) from error
 
+    # ---- in the event loop ------------------------------------------------------------------------
+
+    def _commit_in_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Writes what this round of the loop appended, or leaves it to the thread when that is wiser."""
+        self._commit_is_due_in = None
+        if self._is_for_the_thread() or not self._writing.acquire(timeout=SLOW_COMMIT_S):
+            self._wake.put(None)
+            return
+        settled: list[tuple[PendingRecord, Settled]] = []
+        started = time.perf_counter()
+        try:
+            entries = self._take_waiting()
+            if entries:
+                try:
+                    self._writer.wait_for_locks(False)
+                    doubtful = self._writer.write(entries, {})
+                except BaseException:
+                    # Nothing of it is in the file: the thread tries once more, and says what is wrong.
+                    with self._lock:
+                        self._waiting[:0] = entries
+                    raise
+                settled = self._note_commit(entries, {}, started, doubtful)
+        except Exception:  # noqa: BLE001 - the thread meets it again, and handles it
+            self._thread_only_until = time.monotonic() + THREAD_ONLY_S
+        finally:
+            self._writing.release()
+        if time.perf_counter() - started > SLOW_COMMIT_S:
+            self._thread_only_until = time.monotonic() + THREAD_ONLY_S
+        if self._waiting or self._writer.checkpoint_is_due:
+            self._wake.put(None)
+        self._settle(settled, loop)
+
+    def _is_for_the_thread(self) -> bool:
+        return (
+            self.last_problem is not None
+            or self._checkpointing
+            or bool(self._files)
+            or self._max_delay_us > 0
+            or time.monotonic() < self._thread_only_until
+        )
+
+    def _take_waiting(self) -> list[PendingRecord]:
+        with self._lock:
+            taken, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
+        return taken
+
     # ---- the writer thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            entries = self._take()
-            with self._lock:
-                files = self._due_files(entries)
-                done = self._closed and not entries and not files and self._queue.qsize() == 0
-            if done:
-                return
-            self._write(entries, files)
-            if self._closed and self.last_problem is not None:
+            self._sleep()
+            with self._writing:
+                entries = self._take_waiting()
+                self._left_over = len(entries) == self._max_batch
                 with self._lock:
-                    self._files.clear()  # the disk does not take them; do not hang in close()
-            self._writer.checkpoint_if_due()
+                    files = self._due_files(entries)
+                    done = self._closed and not entries and not files and not self._waiting
+                if done:
+                    return
+                self._write(entries, files)
+                if self._closed and self.last_problem is not None:
+                    with self._lock:
+                        self._files.clear()  # the disk does not take them; do not hang in close()
+                self._checkpointing = self._writer.checkpoint_is_due
+                if self._checkpointing:
+                    self._writer.take_checkpoint()
+                    self._checkpointing = False
 
-    def _take(self) -> list[PendingRecord]:
-        """Everything that waits, up to `max_batch`; sleeps while nothing does, or until the disk is tried again."""
+    def _sleep(self) -> None:
+        """Until somebody wakes the thread, or the disk is to be tried again; then, as told, for company."""
         timeout: float | None = None
-        if self.last_problem is not None and not self._closed:
+        if self._left_over:
+            timeout = 0.0
+        elif self.last_problem is not None and not self._closed:
             timeout = max(self._retry_at - time.monotonic(), _SHORTEST_PROBE_S)
         elif self._files or self._closed:
             timeout = 0.0  # more rule texts than one batch took, or the end
-        taken: list[PendingRecord | None] = []
         with suppress(Empty):
-            taken.append(self._queue.get(timeout=timeout))
+            self._wake.get(timeout=timeout)
+            while not self._wake.empty():
+                self._wake.get_nowait()
             if self._max_delay_us and not self._closed:
                 deadline = time.monotonic() + self._max_delay_us / 1e6
-                while len(taken) < self._max_batch and (left := deadline - time.monotonic()) > 0:
-                    taken.append(self._queue.get(timeout=left))
-            get = self._queue.get_nowait
-            taken += [get() for _ in range(min(self._queue.qsize(), self._max_batch - len(taken)))]
-        return [entry for entry in taken if entry is not None]
+                while len(self._waiting) < self._max_batch and (left := deadline - time.monotonic()) > 0:
+                    self._wake.get(timeout=left)
 
     def _due_files(self, entries: Sequence[PendingRecord]) -> dict[str, RuleFiles]:
         """Rule texts for this batch: those its records refer to, and some of the others."""
@@ -350,8 +426,9 @@ class DecisionLog:
         if self.last_problem is not None and time.monotonic() < self._retry_at and not self._closed:
             self._settle([(entry, StoreUnavailable(self.last_problem)) for entry in entries])
             return
-        started = time.perf_counter_ns()
+        started = time.perf_counter()
         try:
+            self._writer.wait_for_locks(True)
             if entries or files:
                 doubtful = self._writer.write(entries, files)
             elif self.last_problem is not None:
@@ -365,20 +442,29 @@ class DecisionLog:
         except Exception as error:  # noqa: BLE001 - goes to whoever appended it; the thread must live on
             self._isolate(error, entries, files)
         else:
-            self.last_commit_us = (time.perf_counter_ns() - started) // 1000
-            self.last_problem, self._pause_s = None, 0.0
-            if files:
-                with self._lock:
-                    self._durable_revisions.update(files)
-                    for revision in files:
-                        del self._files[revision]
-            if entries:
-                self.batches += 1
-                self.rows += len(entries)
-            if doubtful:
-                self._settle([(entry, self._settle_doubt(entry)) for entry in entries])
-            else:
-                self._settle([(entry, APPENDED) for entry in entries])
+            self._settle(self._note_commit(entries, files, started, doubtful))
+
+    def _note_commit(
+        self,
+        entries: list[PendingRecord],
+        files: dict[str, RuleFiles],
+        started: float,
+        doubtful: Sequence[PendingRecord],
+    ) -> list[tuple[PendingRecord, Settled]]:
+        """Counts a commit that returned; the entries with what became of each."""
+        self.last_commit_us = int((time.perf_counter() - started) * 1e6)
+        self.last_problem, self._pause_s = None, 0.0
+        if files:
+            with self._lock:
+                self._durable_revisions.update(files)
+                for revision in files:
+                    del self._files[revision]
+        if entries:
+            self.batches += 1
+            self.rows += len(entries)
+        if doubtful:
+            return [(entry, self._settle_doubt(entry)) for entry in entries]
+        return [(entry, APPENDED) for entry in entries]
 
     def _isolate(self, error: Exception, entries: list[PendingRecord], files: dict[str, RuleFiles]) -> None:
         """One record that SQLite cannot take must not fail its neighbours."""
@@ -395,7 +481,7 @@ class DecisionLog:
                     del self._files[revision]
             self._note_problem(error)
 
-    def _settle_doubt(self, entry: PendingRecord) -> Written | Exception:
+    def _settle_doubt(self, entry: PendingRecord) -> Settled:
         """Whose row the UNIQUE index kept: ours, or that of the same call recorded before."""
         try:
             found = self._writer.find_recorded(entry)
@@ -412,19 +498,25 @@ class DecisionLog:
         self._pause_s = min(max(self._pause_s * 2, self._first_pause_s), _LONGEST_PAUSE_S)
         self._retry_at = time.monotonic() + self._pause_s
 
-    def _settle(self, settled: Sequence[tuple[PendingRecord, Written | Exception]]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Written], Written | Exception]]] = {}
+    def _settle(
+        self, settled: Sequence[tuple[PendingRecord, Settled]], here: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """Tells everyone who waits, each in the loop in which it waits; `here` is the one that calls this."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Waiter, Settled]]] = {}
         with self._lock:
             for entry, outcome in settled:
                 key = (entry.record.merchant, entry.record.transaction_id)
                 others = self._in_flight.pop(key)
                 if len(others) > 1:
                     self._in_flight[key] = tuple(other for other in others if other is not entry)
-                for future in entry.settle(outcome):
-                    by_loop.setdefault(future.get_loop(), []).append((future, outcome))
-        for loop, resolved in by_loop.items():
-            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(resolve_all, resolved)
+                for loop, tell in entry.settle(outcome):
+                    by_loop.setdefault(loop, []).append((tell, outcome))
+        for loop, told in by_loop.items():
+            if loop is here:
+                tell_all(loop, told)
+            else:
+                with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                    loop.call_soon_threadsafe(tell_all, loop, told)
 
     # ---- the end ----------------------------------------------------------------------------------
 
@@ -434,7 +526,7 @@ class DecisionLog:
             if self._closed:
                 return
             self._closed = True
-            self._queue.put(None)
+        self._wake.put(None)
         self._thread.join()
         self._release()
 
