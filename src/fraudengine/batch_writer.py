@@ -21,6 +21,8 @@ from typing import Final, TypeAlias
 
 from . import store
 from .diagnostics import StoreUnavailable
+from .velocity_documents import rows_of_document
+from .velocity_index import EventRow, IndexedScreening, Registry, insert_events, read_generation, read_registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class ScreeningRecord:
     code: str
     revision: str
     document: bytes
+    velocity: tuple[EventRow, ...] = ()
+    velocity_generation: int = 0  # of the registry by which `velocity` was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +150,16 @@ _INSERTS: Final = tuple(
     " ON CONFLICT (transaction_hash, request_hash) DO NOTHING"
     for rows in range(_ROWS_PER_INSERT + 1)
 )
+# The same for a log without counters: one statement that writes nothing once another process has registered one.
+_INSERTS_WITHOUT_COUNTERS: Final = tuple(
+    f"INSERT INTO screenings ({_COLUMNS}) SELECT * FROM (VALUES {', '.join([_ROW] * rows)})"
+    " WHERE NOT EXISTS (SELECT 1 FROM velocity_series) ON CONFLICT (transaction_hash, request_hash) DO NOTHING"
+    for rows in range(1, _ROWS_PER_INSERT + 1)
+)
 _CHECKPOINT_ROWS: Final = 2_000
 
 RuleFiles: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # rule set, (path, text) of each file
-Parameter: TypeAlias = int | str | bytes
+Parameter: TypeAlias = int | str | bytes | None
 
 
 class BatchWriter:
@@ -161,6 +171,7 @@ class BatchWriter:
         self._merchant_ids: dict[str, int] = {}
         self._revision_ids: dict[str, int] = {}
         self._since_checkpoint = 0
+        self.registry = Registry()  # of velocity series; replaced as a whole, so any thread may read it
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
         self._waits_for_locks = True
@@ -173,6 +184,7 @@ class BatchWriter:
             self._connection = connection
             self._waits_for_locks = True
             self._inode = self._read_inode()
+            self.registry = read_registry(connection)
         elif self._read_inode() != self._inode:
             self.disconnect()
             raise StoreUnavailable(f"{self._path} was replaced while it was open: put it back or restart")
@@ -205,14 +217,17 @@ class BatchWriter:
         """One durable transaction; returns the entries that may not have been inserted (UNIQUE conflicts)."""
         connection = self.connect()
         try:
-            if len(entries) <= _ROWS_PER_INSERT and not files and self._names_are_known(entries):
-                doubtful = self._insert(connection, entries)  # one statement is its own transaction
+            short = len(entries) <= _ROWS_PER_INSERT and not files and self._names_are_known(entries)
+            written = self._insert_without_counters(connection, entries) if short else None
+            if written is not None:
+                doubtful = written
             else:
                 connection.execute("BEGIN IMMEDIATE")
                 self._write_names(connection, entries, files)
                 doubtful = []
                 for start in range(0, len(entries), _ROWS_PER_INSERT):
                     doubtful += self._insert(connection, entries[start : start + _ROWS_PER_INSERT])
+                self._write_events(connection, entries)
                 connection.execute("COMMIT")
         except BaseException as error:
             self._recover(connection)
@@ -268,9 +283,42 @@ class BatchWriter:
         merchants, revisions = self._merchant_ids, self._revision_ids
         return all(entry.record.merchant in merchants and entry.record.revision in revisions for entry in entries)
 
+    def _insert_without_counters(
+        self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]
+    ) -> list[PendingRecord] | None:
+        """One statement that is its own transaction, as long as nobody counts; None when it wrote nothing."""
+        if not entries or self.registry.generation:
+            return None
+        statement = _INSERTS_WITHOUT_COUNTERS[len(entries) - 1]
+        inserted = connection.execute(statement, self._parameters(entries)).rowcount
+        if inserted == len(entries):
+            return []
+        return list(entries) if inserted else None
+
+    def _write_events(self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> None:
+        """The velocity rows of the batch, by the series that are registered in this very transaction."""
+        generation = read_generation(connection)
+        if not generation:
+            return
+        if generation != self.registry.generation:
+            self.registry = read_registry(connection)
+        indexed = []
+        for entry in entries:
+            record = entry.record
+            rows = record.velocity
+            if record.velocity_generation != generation:
+                rows = rows_of_document(self.registry, record.merchant, record.document)
+            if rows:
+                indexed.append(IndexedScreening(record.id, entry.transaction_hash, record.at_us, rows))
+        insert_events(connection, indexed)
+
     def _insert(self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> list[PendingRecord]:
         if not entries:
             return []
+        inserted = connection.execute(_INSERTS[len(entries)], self._parameters(entries)).rowcount
+        return [] if inserted == len(entries) else list(entries)
+
+    def _parameters(self, entries: Sequence[PendingRecord]) -> list[Parameter]:
         merchants, revisions = self._merchant_ids, self._revision_ids
         parameters: list[Parameter] = []
         for entry in entries:
@@ -291,8 +339,7 @@ class BatchWriter:
                 record.card_identity,
                 record.document,
             )
-        inserted = connection.execute(_INSERTS[len(entries)], parameters).rowcount
-        return [] if inserted == len(entries) else list(entries)
+        return parameters
 
     def _write_names(
         self, connection: sqlite3.Connection, entries: Sequence[PendingRecord], files: dict[str, RuleFiles]

@@ -39,6 +39,9 @@ from .batch_writer import (
     tell_all,
 )
 from .diagnostics import StoreUnavailable
+from .facts import FactName, Facts, FactValue
+from .money import Money
+from .velocity_index import CounterReader, Registry
 
 __all__ = [
     "APPENDED",
@@ -266,6 +269,24 @@ class DecisionLog:
                     record.id, entry.request_hash, record.card_identity, record.currency, record.minor, entry
                 )
         return tuple(rows[screening_id] for screening_id in sorted(rows))
+
+    @property
+    def velocity(self) -> Registry:
+        """The velocity series that are kept, as this process knows them."""
+        return self._writer.registry
+
+    def read_counters(
+        self,
+        reader: CounterReader,
+        merchant: str,
+        facts: Facts,
+        at_us: int,
+        amount: Money,
+        own_ids: Sequence[int] = (),
+    ) -> dict[FactName, FactValue]:
+        """The counters of a transaction as of `at_us`, without unknown ones; sees what every process committed."""
+        statement, parameters = reader.question(merchant, facts, at_us, amount, own_ids)
+        return reader.answer(self._read(statement, parameters)[0], facts, amount)
 
     def get(self, screening_id: int) -> bytes | None:
         """The document of a recorded screening."""

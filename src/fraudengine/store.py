@@ -30,6 +30,7 @@ from typing import Final
 
 from sqlite_utils import Database, Migrations
 
+from . import velocity_index
 from .diagnostics import StoreUnavailable
 
 __all__ = [
@@ -93,6 +94,13 @@ def m0001_screenings(db: Database) -> None:
     ):
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+@migrations()
+def m0002_velocity(db: Database) -> None:
+    """Which velocity series are kept, their events, and what the gateway reports afterwards."""
+    for statement in velocity_index.TABLES:
+        db.execute(statement)
 
 
 @dataclass(frozen=True, slots=True)

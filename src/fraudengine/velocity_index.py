@@ -1,0 +1,317 @@
+"""The index of velocity events in the decision log's file: what is kept, how it is written and read.
+
+Every recorded screening leaves one row in `velocity_events` for each `Series` that is registered for its
+merchant or for all merchants, in the same SQLite transaction as its record. So an answer that was given is
+counted, in every process, after a restart and after `kill -9`, and nothing else is.
+
+Which series are kept is a table of its own, `velocity_series`, that all processes share. A writer compares its
+generation (the greatest id) inside each of its transactions, so that no screening is recorded without the rows
+of a series that another process has just registered. `velocity_history` fills in what came before.
+
+`classes` holds one bit for each `among`. In a row of a plain series a bit says that the screening is the *first*
+of its transaction under that key to fit; in a row of a distinct series that it fits.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from .facts import FactName, Facts, FactValue
+from .money import Money
+from .rules.ast import Outcome
+from .rules.counters import IP_NETWORK, Among, CounterScope, Measure
+from .velocity import FAILED_3DS, PlannedCounter, Series, key_values, parse_series
+
+BITS: Final[Mapping[Among, int]] = {among: 1 << place for place, among in enumerate(Among)}
+TECHNICAL: Final = BITS[Among.TECHNICAL_FAILURES]
+DECLINED: Final = BITS[Among.DECLINED]
+# What a screening can fit by itself; the other two are reported afterwards.
+OWN_BITS: Final = sum(BITS.values()) - TECHNICAL - DECLINED
+_OUTCOME_BITS: Final = {
+    Outcome.ACCEPT: BITS[Among.ALL] | BITS[Among.ACCEPTED],
+    Outcome.CHALLENGE: BITS[Among.ALL] | BITS[Among.CHALLENGED],
+    Outcome.REFUSE: BITS[Among.ALL] | BITS[Among.REFUSED],
+}
+
+TABLES: Final = (
+    """CREATE TABLE velocity_series (
+        id INTEGER PRIMARY KEY,
+        series TEXT NOT NULL,
+        merchant TEXT NOT NULL,
+        upto_id INTEGER NOT NULL,
+        filled_id INTEGER NOT NULL,
+        UNIQUE (series, merchant)
+    ) STRICT""",
+    # By time bucket first: writing touches the pages of the current hour or day only.
+    """CREATE TABLE velocity_events (
+        bucket INTEGER NOT NULL,
+        key_hash INTEGER NOT NULL,
+        at_us INTEGER NOT NULL,
+        screening_id INTEGER NOT NULL,
+        classes INTEGER NOT NULL,
+        currency INTEGER NOT NULL,
+        value INTEGER NOT NULL,
+        PRIMARY KEY (bucket, key_hash, at_us, screening_id)
+    ) STRICT, WITHOUT ROWID""",
+    # What became of payments, as the gateway reports it; `id` is in one order with the ids of screenings.
+    """CREATE TABLE outcomes (
+        id INTEGER PRIMARY KEY,
+        screening_id INTEGER NOT NULL REFERENCES screenings (id),
+        at_us INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        code TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX outcomes_screening ON outcomes (screening_id)",
+)
+
+
+class EventRow(NamedTuple):
+    """A screening's row of one series, before it is known which `among` it is the first to fit."""
+
+    key_hash: int
+    fits: int
+    currency: int
+    value: int
+    bucket_us: int
+    once: bool  # count once per transaction; False for distinct series
+
+
+# ---- keys -----------------------------------------------------------------------------------------
+
+
+def hash_key(series: Series, merchant: str, values: Sequence[str]) -> int:
+    """64 bits of BLAKE2b over series, merchant (its own scope only) and values, signed as SQLite's integers."""
+    owner = merchant if series.scope is CounterScope.MERCHANT else ""
+    parts = [series.text, owner, *values]
+    text = "\0".join([*(str(len(part)) for part in parts), *parts])
+    return _hash(text)
+
+
+def hash_value(value: FactValue) -> int:
+    return _hash(str(value))
+
+
+def _hash(text: str) -> int:
+    found = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(found, "big", signed=True)
+
+
+def currency_number(currency: str) -> int:
+    return int.from_bytes(currency.encode(), "big")
+
+
+def fits_by_itself(outcome: Outcome, three_ds: FactValue | None) -> int:
+    """The `among` bits that a screening fits before anything is reported about it."""
+    return _OUTCOME_BITS[outcome] | (BITS[Among.FAILED_3DS] if three_ds in FAILED_3DS else 0)
+
+
+# ---- which series are kept ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The series that are kept, as of one generation; `ready` are those whose history is filled in."""
+
+    generation: int = 0
+    everywhere: tuple[Series, ...] = ()
+    of_merchant: Mapping[str, tuple[Series, ...]] = field(default_factory=dict)
+    ready: frozenset[tuple[str, str]] = frozenset()  # (series, merchant or nothing)
+
+    def series_for(self, merchant: str) -> tuple[Series, ...]:
+        own = self.of_merchant.get(merchant)
+        return self.everywhere if own is None else own + self.everywhere
+
+    def needs(self, merchant: str) -> frozenset[FactName]:
+        """The facts that a record must hold so that its rows can be made again."""
+        found: set[FactName] = set()
+        for series in self.series_for(merchant):
+            found |= {"ip_address" if name == IP_NETWORK else name for name in series.per}
+            found |= {series.distinct} if series.distinct is not None else set()
+        return frozenset(found)
+
+    def is_ready(self, series: Series, merchant: str) -> bool:
+        return (series.text, owner_of(series, merchant)) in self.ready
+
+    def knows(self, series: Series, merchant: str) -> bool:
+        return series in self.series_for(merchant)
+
+
+def owner_of(series: Series, merchant: str) -> str:
+    return merchant if series.scope is CounterScope.MERCHANT else ""
+
+
+def read_generation(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(id), 0) FROM velocity_series").fetchone()[0])
+
+
+def read_registry(connection: sqlite3.Connection) -> Registry:
+    rows = connection.execute(
+        "SELECT id, series, merchant, filled_id >= upto_id FROM velocity_series ORDER BY id"
+    ).fetchall()
+    everywhere: list[Series] = []
+    of_merchant: dict[str, tuple[Series, ...]] = {}
+    for _, text, merchant, _ in rows:
+        series = parse_series(text)
+        if series.scope is CounterScope.ALL:
+            everywhere.append(series)
+        else:
+            of_merchant[merchant] = (*of_merchant.get(merchant, ()), series)
+    ready = frozenset((text, merchant) for _, text, merchant, complete in rows if complete)
+    return Registry(rows[-1][0] if rows else 0, tuple(everywhere), of_merchant, ready)
+
+
+# ---- writing --------------------------------------------------------------------------------------
+
+
+def event_rows(
+    series: Iterable[Series], merchant: str, facts: Facts, amount: Money, outcome: Outcome
+) -> tuple[EventRow, ...]:
+    """The rows of one screening; none for a series whose facts it does not know."""
+    fits = fits_by_itself(outcome, facts.get("three_ds"))
+    currency = currency_number(amount.currency)
+    rows = []
+    for one in series:
+        values = key_values(one.per, facts)
+        distinct = facts.get(one.distinct) if one.distinct is not None else None
+        if values is None or (one.distinct is not None and distinct is None):
+            continue
+        value = amount.minor if distinct is None else hash_value(distinct)
+        key = hash_key(one, merchant, values)
+        rows.append(EventRow(key, fits, currency, value, one.bucket_us, one.distinct is None))
+    return tuple(rows)
+
+
+_SIZES: Final = (1, 4, 16, 64, 128)
+_PER_ROW: Final = 8
+# v: 1 key_hash, 2 at_us, 3 screening_id, 4 fits, 5 currency, 6 value, 7 bucket_us, 8 transaction_hash or NULL.
+# A row whose screening is not in the log (another process had recorded the call, or padding) is left out; a
+# transaction's earlier rows under the same key take their bits, which are disjoint, so their sum is their union.
+_INSERTS: Final = {
+    size: f"""INSERT INTO velocity_events
+    SELECT v.column2 / v.column7, v.column1, v.column2, v.column3,
+        v.column4 & ~coalesce((
+            SELECT sum(e.classes & {OWN_BITS}) FROM screenings s JOIN velocity_events e
+                ON e.bucket = s.at_us / v.column7 AND e.key_hash = v.column1 AND e.at_us = s.at_us
+                AND e.screening_id = s.id
+            WHERE s.transaction_hash = v.column8 AND s.id < v.column3), 0),
+        v.column5, v.column6
+    FROM (VALUES {", ".join(["(?,?,?,?,?,?,?,?)"] * size)}) v
+    WHERE EXISTS (SELECT 1 FROM screenings WHERE id = v.column3)
+    ON CONFLICT DO NOTHING"""
+    for size in _SIZES
+}
+
+
+class IndexedScreening(NamedTuple):
+    """A screening on its way to the index."""
+
+    screening_id: int
+    transaction_hash: int
+    at_us: int
+    rows: tuple[EventRow, ...]
+
+
+def insert_events(connection: sqlite3.Connection, screenings: Iterable[IndexedScreening]) -> None:
+    """Writes the rows of screenings whose records are in the same SQLite transaction, oldest first."""
+    parameters: list[int | None] = []
+    count = 0
+    seen: set[int] = set()
+    for one in screenings:
+        if count + len(one.rows) > _SIZES[-1] or one.transaction_hash in seen:
+            # The statement reads what it writes, so one transaction's steps go into different ones.
+            _flush(connection, parameters, count)
+            parameters, count = [], 0
+            seen.clear()
+        seen.add(one.transaction_hash)
+        for row in one.rows:
+            if count == _SIZES[-1]:
+                _flush(connection, parameters, count)
+                parameters, count = [], 0
+            parameters += (
+                row.key_hash,
+                one.at_us,
+                one.screening_id,
+                row.fits,
+                row.currency,
+                row.value,
+                row.bucket_us,
+                one.transaction_hash if row.once else None,
+            )
+            count += 1
+    _flush(connection, parameters, count)
+
+
+def _flush(connection: sqlite3.Connection, parameters: list[int | None], count: int) -> None:
+    if count:
+        size = next(size for size in _SIZES if size >= count)
+        connection.execute(_INSERTS[size], parameters + [None] * (_PER_ROW * (size - count)))
+
+
+# ---- reading --------------------------------------------------------------------------------------
+
+_RANGE: Final = (
+    "FROM velocity_events WHERE bucket IN (?, ?) AND key_hash = ? AND at_us >= ? AND at_us < ? AND classes & {bit}"
+)
+_WITHOUT_OWN: Final = " AND screening_id NOT IN (SELECT value FROM json_each(?))"
+
+
+class CounterReader:
+    """Reads the counters of one rule set in one statement; what it asks is fixed, so SQLite prepares it once."""
+
+    __slots__ = ("_statement", "_statement_without_own", "counters")
+
+    def __init__(self, counters: Sequence[PlannedCounter]) -> None:
+        self.counters = tuple(counters)
+        self._statement = f"SELECT {', '.join(_select(one, '') for one in self.counters)}"
+        self._statement_without_own = f"SELECT {', '.join(_select(one, _WITHOUT_OWN) for one in self.counters)}"
+
+    def question(
+        self, merchant: str, facts: Facts, at_us: int, amount: Money, own_ids: Sequence[int] = ()
+    ) -> tuple[str, tuple[int | str | None, ...]]:
+        """The statement and its parameters; `own_ids` are the transaction's own earlier screenings."""
+        parameters: list[int | str | None] = []
+        own = json.dumps(list(own_ids)) if own_ids else None
+        for planned in self.counters:
+            counter, series = planned.counter, planned.series
+            values = key_values(counter.per, facts)
+            start = at_us - counter.within_us
+            parameters += (
+                start // series.bucket_us,
+                at_us // series.bucket_us,
+                None if values is None else hash_key(series, merchant, values),
+                start,
+                at_us,
+            )
+            if own is not None:
+                parameters.append(own)
+            if counter.measure is Measure.SUM:
+                parameters.append(currency_number(amount.currency))
+            else:
+                parameters.append(-1 if planned.at_most is None else planned.at_most)
+        return (self._statement if own is None else self._statement_without_own), tuple(parameters)
+
+    def answer(self, row: Sequence[Any], facts: Facts, amount: Money) -> dict[FactName, FactValue]:
+        """The counters as facts, without those that are unknown."""
+        found: dict[FactName, FactValue] = {}
+        for planned, value in zip(self.counters, row, strict=True):
+            counter = planned.counter
+            if key_values(counter.per, facts) is not None:
+                is_sum = counter.measure is Measure.SUM
+                found[counter.name] = Money(int(value), amount.currency) if is_sum else int(value)
+        return found
+
+
+def _select(planned: PlannedCounter, without_own: str) -> str:
+    rows = _RANGE.format(bit=BITS[planned.counter.among]) + without_own
+    match planned.counter.measure:
+        case Measure.COUNT:
+            return f"(SELECT count(*) FROM (SELECT 1 {rows} LIMIT ?))"
+        case Measure.COUNT_DISTINCT:
+            return f"(SELECT count(*) FROM (SELECT DISTINCT value {rows} LIMIT ?))"
+        case Measure.SUM:
+            return f"(SELECT coalesce(sum(value), 0) {rows} AND currency = ?)"
