@@ -34,6 +34,7 @@ from .rules.ast import (
     RuleSet,
     StartsWith,
 )
+from .rules.checked import DEFAULT_TIMEZONE
 
 __all__ = [
     "Explanation",
@@ -167,7 +168,13 @@ def _entry_met(test: Test, facts: Facts, lists: Lists) -> ListEntry | None:
 
 
 def explain_rule(
-    rule: Rule, facts: Facts, lists: Lists, language: Language = "en", *, decided: bool = False
+    rule: Rule,
+    facts: Facts,
+    lists: Lists,
+    language: Language = "en",
+    *,
+    decided: bool = False,
+    timezone: str = DEFAULT_TIMEZONE,
 ) -> RuleExplanation:
     """Why the rule matched or did not; of a rule that is off only why it is."""
     description = describe_rule(rule, language)
@@ -176,8 +183,9 @@ def explain_rule(
         sentence = phrase("off", language, why or phrase("set off", language))
         return RuleExplanation(rule, Verdict.OFF, False, sentence, description)
     match = match_rule(rule, facts, lists)
-    when = _line(rule.when, facts, lists, language)
-    unless = _line(rule.unless, facts, lists, language) if rule.unless is not None else None
+    seen = _Seen(facts, lists, language, timezone)
+    when = _line(rule.when, seen)
+    unless = _line(rule.unless, seen) if rule.unless is not None else None
     if match is not None:
         verdict = Verdict.MATCHED_BY_UNKNOWN if match.by_unknown else Verdict.MATCHED
     elif when.truth is False:
@@ -213,28 +221,38 @@ def _verdict_sentence(verdict: Verdict, match: Match | None, decided: bool, lang
     return phrase(f"{name}, decided" if decided else name, language, outcome)
 
 
-def _line(condition: Condition, facts: Facts, lists: Lists, language: Language) -> Line:
-    truth = evaluate(condition, facts, lists)
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the lines of one explanation have in common."""
+
+    facts: Facts
+    lists: Lists
+    language: Language
+    timezone: str
+
+
+def _line(condition: Condition, seen: _Seen) -> Line:
+    truth = evaluate(condition, seen.facts, seen.lists)
     match condition:
         case All(conditions=inner):
-            parts = tuple(_line(part, facts, lists, language) for part in _flat(inner))
-            return Line(LineKind.ALL, truth, phrase("all of", language), parts=parts)
+            parts = tuple(_line(part, seen) for part in _flat(inner))
+            return Line(LineKind.ALL, truth, phrase("all of", seen.language), parts=parts)
         case Any(conditions=inner):
-            parts = tuple(_line(part, facts, lists, language) for part in inner)
-            return Line(LineKind.ANY, truth, phrase("any of", language), parts=parts)
+            parts = tuple(_line(part, seen) for part in inner)
+            return Line(LineKind.ANY, truth, phrase("any of", seen.language), parts=parts)
         case Not(condition=Not(condition=part)):
-            return _line(part, facts, lists, language)
+            return _line(part, seen)
         case Not(condition=All() | Any() as part):
-            below = _line(part, facts, lists, language)
-            return Line(LineKind.NOT, truth, phrase("none of", language), parts=(below,))
+            return Line(LineKind.NOT, truth, phrase("none of", seen.language), parts=(_line(part, seen),))
         case Not(condition=part):
-            inside = _line(part, facts, lists, language)
+            inside = _line(part, seen)
             contrary = truth is False
-            sentence = phrase("opposite", language, inside.sentence) if contrary else inside.sentence
+            sentence = phrase("opposite", seen.language, inside.sentence) if contrary else inside.sentence
             return Line(LineKind.TEST, truth, sentence, inside.fact)
         case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
-            entry = _entry_met(condition, facts, lists)
-            return Line(LineKind.TEST, truth, tell(condition, truth, facts, entry, language), condition.fact)
+            entry = _entry_met(condition, seen.facts, seen.lists)
+            sentence = tell(condition, truth, seen.facts, entry, seen.language, timezone=seen.timezone)
+            return Line(LineKind.TEST, truth, sentence, condition.fact)
         case _:
             assert_never(condition)
 
@@ -257,7 +275,10 @@ def explain_decision(
     """Every rule of the rule set, and how they came to the decision."""
     determining = determining_match(decision.matches)
     decides = determining.rule.id if determining is not None else None
-    explained = [explain_rule(rule, facts, lists, language, decided=rule.id == decides) for rule in rule_set.rules]
+    explained = [
+        explain_rule(rule, facts, lists, language, decided=rule.id == decides, timezone=rule_set.timezone)
+        for rule in rule_set.rules
+    ]
     explained.sort(key=_place)
     return Explanation(language, _summary(rule_set, decision, determining, language), tuple(explained))
 

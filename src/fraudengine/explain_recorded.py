@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -17,11 +17,11 @@ from .explain import Explanation, explain_decision
 from .explain_words import phrase
 from .facts import FactType, FactValue
 from .list_entries import read_time
-from .lists import ListsAsOf, build_indexes
+from .lists import ANYTHING, ListIndex, ListsAsOf, build_indexes
 from .money import Money, read_minor
 from .reasons import Language
 from .rules.activation import activate
-from .rules.ast import ListEntry, ListName, Lists, RuleSet
+from .rules.ast import ListEntry, ListName, Lists, Mode, RuleSet
 from .rules.revision import read_revision
 
 ListsOf: TypeAlias = Callable[[RuleSet, int], Lists]
@@ -45,6 +45,9 @@ class RecordedEntries:
 
     def find(self, name: ListName, value: FactValue, as_of_us: int) -> ListEntry | None:
         return self._found.get((name, value))
+
+    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, Container[FactValue]]:
+        return dict.fromkeys(indexes, ANYTHING)  # the reference backend, which explains, looks everything up
 
 
 def _recorded_entry(each: Mapping[str, Any]) -> ListEntry:
@@ -148,7 +151,9 @@ def answered_decision(given: Mapping[str, Any], rule_set: RuleSet) -> Decision:
     for match in given["matches"]:
         rule = rules.get(match["rule"])
         if rule is not None:
-            outcome = Outcome(match["outcome"])
+            outcome, mode = Outcome(match["outcome"]), Mode(match["mode"])
+            if rule.mode is not mode:  # run-time entries had turned it on
+                rule = replace(rule, mode=mode)
             matches.append(Match(rule, outcome, by_unknown=outcome is not rule.then))
     return Decision(
         outcome=Outcome(given["decision"]),

@@ -6,7 +6,9 @@ failed rule tests say the same thing. Figures keep the form of rule files (`450.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final, TypeAlias, assert_never
+from zoneinfo import ZoneInfo
 
 from . import french
 from .countries import NAMES
@@ -28,6 +30,9 @@ from .rules.ast import (
     SettingRef,
     StartsWith,
 )
+from .rules.checked import DEFAULT_TIMEZONE
+
+RUN_TIME: Final = "run-time"  # the source of an entry that no rule file holds
 
 Test: TypeAlias = Compare | OneOf | StartsWith | InNetworks | InList | IsUnknown
 
@@ -79,6 +84,9 @@ PHRASES: Final[dict[str, tuple[str, str]]] = {
     "by nothing, not over": ("{0} is exactly {1}, not over", "{0} est exactement {1}, pas plus"),
     "by nothing, not under": ("{0} is exactly {1}, not under", "{0} est exactement {1}, pas moins"),
     "by author": ("by {0}", "par {0}"),
+    "since": ("since {0}", "depuis le {0}"),
+    "kept in": ("in {0}", "dans {0}"),
+    "run time": ("the lists kept at run time", "les listes tenues en ligne"),
     "in all": ("{0} … ({1} in all)", "{0} … ({1} en tout)"),
     "unknown": ("unknown", "inconnu"),
     "is unknown": ("is unknown", "n'a pas de valeur connue"),
@@ -291,6 +299,7 @@ def tell(
     language: Language,
     *,
     by_how_much: bool = False,
+    timezone: str = DEFAULT_TIMEZONE,
 ) -> str:
     """What the test found, as a sentence that is true: `450.000 TND is over 300.000 TND`.
 
@@ -312,8 +321,22 @@ def tell(
         if distance:
             return distance
     sentence = f"{said} {ask(test, language, facts, negated=not truth)}"
-    notes = entry_notes(entry, language) if entry is not None else ""
+    notes = _entry_history(entry, language, timezone) if entry is not None else ""
     return f"{sentence} ({notes})" if notes else sentence
+
+
+def _entry_history(entry: ListEntry, language: Language, timezone: str) -> str:
+    """Why the entry is in its list, since when, and where it is kept."""
+    since = phrase("since", language, day_words(entry.added_us, timezone)) if entry.added_us is not None else ""
+    place = phrase("run time", language) if entry.source == RUN_TIME else entry.source
+    kept = phrase("kept in", language, place) if place else ""
+    return ", ".join(part for part in (entry_notes(entry, language), since, kept) if part)
+
+
+def day_words(at_us: int, timezone: str) -> str:
+    """An instant as its day in the timezone, with the time when it is not midnight."""
+    at = datetime.fromtimestamp(at_us // 1_000_000, UTC).astimezone(ZoneInfo(timezone))
+    return at.strftime("%Y-%m-%d" if (at.hour, at.minute, at.second) == (0, 0, 0) else "%Y-%m-%d %H:%M:%S")
 
 
 def _tell_incomparable(test: Test, value: FactValue, said: str, facts: Facts, language: Language) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from .explain_words import day_words
 from .money import format_minor
-from .rule_words import condition_words, day_words, entry_words, setting_words, when_words
+from .rule_words import condition_words, entry_words, setting_words, when_words
 from .rules.ast import DeclaredList, ListEntry, Mode, MoneyFigures, Rule, RuleId, RuleSet, SettingValue
 from .rules.canonical import canonical_form
 from .rules.checked import CheckedFile, FileKind

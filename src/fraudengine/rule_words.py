@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import assert_never
-from zoneinfo import ZoneInfo
 
 from .explain_words import ask, phrase, say_country, show
 from .facts import ListKind
@@ -79,9 +77,3 @@ def setting_words(value: Literal | MoneyFigures | None) -> str:
 def entry_words(entry: ListEntry, kind: ListKind, language: Language = "en") -> str:
     """The value of a list entry; a country with its name."""
     return say_country(entry.value, language) if kind is ListKind.COUNTRY else entry.value
-
-
-def day_words(at_us: int, timezone: str) -> str:
-    """An instant as its day in the timezone, with the time when it is not midnight."""
-    at = datetime.fromtimestamp(at_us // 1_000_000, UTC).astimezone(ZoneInfo(timezone))
-    return at.strftime("%Y-%m-%d" if (at.hour, at.minute, at.second) == (0, 0, 0) else "%Y-%m-%d %H:%M:%S")

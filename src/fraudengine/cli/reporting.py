@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 import click
 
 from ..explain import describe_rule
+from ..explain_words import day_words
 from ..log_reader import LogReader
 from ..money import format_minor
-from ..rule_words import day_words
 from ..rules.checked import DEFAULT_TIMEZONE
 from ..rules.library import PLATFORM, Library
 from ..shadow_report import ShadowReport, ShadowTally, report_shadow

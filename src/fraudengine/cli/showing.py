@@ -19,7 +19,8 @@ from ..decision import Match, Outcome, level
 from ..diagnostics import RuleFilesRefused, Span, UnknownMerchant, suggest
 from ..effective import Sources, find_sources
 from ..explain import describe_rule
-from ..rule_words import day_words, entry_words, setting_words, when_words
+from ..explain_words import day_words
+from ..rule_words import entry_words, setting_words, when_words
 from ..rules.ast import DeclaredList, ListEntry, Mode, Rule, RuleSet, SettingValue
 from ..rules.counters import describe_counter
 from ..rules.library import Library
