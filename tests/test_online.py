@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraudengine.backends import atoms, durable_core, lowering, reference, selfcheck
+from fraudengine.backends import atoms, durable_core, forms, lowering, reference, selfcheck
 from fraudengine.backends.online import FormCache, compile_rule_set
 from fraudengine.diagnostics import BackendFault
 from fraudengine.facts import Facts, FactType
@@ -205,16 +205,16 @@ def test_wide_and_deep_conditions_neither_explode_nor_crash(name: str) -> None:
 @brief
 @given(st.lists(strategies.conditions(20), min_size=1, max_size=40))
 def test_no_form_exceeds_what_the_core_holds(conditions: list[Condition]) -> None:
-    forms, _ = lowering.plan_forms([rule(f"r{n}", when) for n, when in enumerate(conditions)])
-    for form in forms:
-        assert len(form.rules) <= lowering.MAX_RULES
+    plans, _ = forms.plan_forms([rule(f"r{n}", when) for n, when in enumerate(conditions)])
+    for form in plans:
+        assert len(form.rules) <= forms.MAX_RULES
         for found in form.rules:
             assert lowering.count_paths(found.expression) <= lowering.MAX_PATHS
             assert lowering.count_operators(found.expression) <= lowering.MAX_OPERATORS
         everything = durable_core.MESSAGE_HEAD + "".join(f',"{name}":1' for name in form.properties.values()) + "}"
-        if len(form.properties) < lowering.MAX_STACK:
+        if len(form.properties) < forms.MAX_STACK:
             compiled = durable_core.CompiledForm(form.text)
-            assert set(compiled.fire(everything)) == set(lowering.RULE_NAMES[: len(form.rules)])
+            assert set(compiled.fire(everything)) == set(forms.RULE_NAMES[: len(form.rules)])
 
 
 def test_what_follows_in_a_conjunction_is_sent_only_where_its_first_test_holds() -> None:
@@ -226,11 +226,10 @@ def test_what_follows_in_a_conjunction_is_sent_only_where_its_first_test_holds()
         rule("c", items(2)),
     ]
     compiled = compile_rule_set(make_rule_set(rules))
-    ((evaluate, _),) = compiled._layers
+    ((evaluate, *_),) = compiled._listeners
 
     def sent(facts: Facts) -> int:
-        (message,) = evaluate(facts, lists_of(compiled.rule_set))
-        return message.count('":1')
+        return evaluate(facts, lists_of(compiled.rule_set)).bit_count()
 
     assert sent({"hour": 6, "metadata.items": 1}) == 2
     assert sent({"hour": 5, "metadata.items": 1}) == 0
@@ -239,10 +238,10 @@ def test_what_follows_in_a_conjunction_is_sent_only_where_its_first_test_holds()
 
 
 def test_names_that_the_core_takes_for_one_are_refused() -> None:
-    lowering.check_no_collision(f"{letter}{n}" for letter in "tfnpu" for n in range(1_000))
-    assert lowering.hash_name("costarring") == lowering.hash_name("liquid")
+    forms.check_no_collision(f"{letter}{n}" for letter in "tfnpu" for n in range(1_000))
+    assert forms.hash_name("costarring") == forms.hash_name("liquid")
     with pytest.raises(BackendFault, match="takes the properties liquid and costarring for one"):
-        lowering.check_no_collision(["costarring", "liquid"])
+        forms.check_no_collision(["costarring", "liquid"])
 
 
 # What the core does beyond its limits: the reason for the bounds in lowering.py. In a process of its own, for
@@ -298,6 +297,55 @@ def test_a_state_that_never_fired_cannot_be_deleted_safely() -> None:
     without_probe = durable_core.CompiledForm('{"0":{"all":[{"m":{"t0":1}}]}}')
     with pytest.raises(BackendFault, match="probe"):
         without_probe.fire('{"id":"0","sid":"0","t0":1}')
+
+
+# ---- remembered answers -----------------------------------------------------------------------------
+
+
+def core_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The messages that reach the core from here on."""
+    asked: list[str] = []
+    real = CORE_MODULE.assert_fact
+
+    def assert_fact(handle: int, message: str) -> object:
+        asked.append(message)
+        return real(handle, message)
+
+    monkeypatch.setattr(CORE_MODULE, "assert_fact", assert_fact)
+    return asked
+
+
+def test_the_core_is_asked_once_for_each_set_of_properties(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule_set = make_rule_set([rule("a", hour(Op.OVER, 5)), rule("b", hour(Op.OVER, 9)), rule("c", items(1))])
+    lists = lists_of(rule_set)
+    compiled = compile_rule_set(rule_set, FormCache())
+    compiled.find_matches({"metadata.items": 1}, lists)
+    asked = core_calls(monkeypatch)
+    for number, answer in ((6, ["a"]), (7, ["a"]), (10, ["a", "b"]), (6, ["a"]), (3, []), (11, ["a", "b"])):
+        assert [match.rule.id for match in compiled.find_matches({"hour": number}, lists)] == answer
+    assert len(asked) == 2
+    compiled.find_matches({"hour": 6}, lists, ask=True)
+    assert len(asked) == 3
+
+
+def test_the_check_at_load_asks_the_core_about_every_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a merchant with the same shape of rules asked before."""
+    rules = [rule("a", hour(Op.OVER, 5)), rule("b", hour(Op.OVER, 9))]
+    held = [compile_rule_set(make_rule_set(rules)) for _ in range(2)]
+    selfcheck.check_agreement(held[0].rule_set, held[0])
+    asked = core_calls(monkeypatch)
+    selfcheck.check_agreement(held[1].rule_set, held[1])
+    assert len(asked) >= 2
+
+
+def test_answers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable_core, "MAX_ANSWERS", 4)
+    rule_set = make_rule_set([rule(f"r{n}", hour(Op.OVER, n)) for n in range(10)])
+    compiled = compile_rule_set(rule_set, FormCache())
+    for number in [*range(11), *range(11)]:
+        found = compiled.find_matches({"hour": number}, lists_of(rule_set))
+        assert [match.rule.id for match in found] == [f"r{n}" for n in range(number)]
+        assert len(compiled.forms[0].answers) <= 4
 
 
 # ---- memory and threads -----------------------------------------------------------------------------
@@ -424,8 +472,9 @@ def test_after_a_fault_nothing_stale_is_left(name: str, monkeypatch: pytest.Monk
     with monkeypatch.context() as patched:
         patched.setattr(durable_core, "_core", FailingCore(*FAULTS[name]))
         with pytest.raises(BackendFault):
-            compiled.find_matches({"hour": 6}, lists)
+            compiled.find_matches({"hour": 6}, lists, ask=True)
     assert not compiled.forms[0].is_compiled
+    assert not compiled.forms[0].answers
     assert [match.rule.id for match in compiled.find_matches({"metadata.items": 1}, lists)] == ["c"]
     assert [match.rule.id for match in compiled.find_matches({"hour": 6}, lists)] == ["a", "b"]
 
@@ -437,7 +486,7 @@ def test_an_interrupt_between_two_calls_leaves_nothing_stale(monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(durable_core, "_core", FailingCore("retract_fact", KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            compiled.find_matches({"hour": 6}, lists_of(rule_set))
+            compiled.find_matches({"hour": 6}, lists_of(rule_set), ask=True)
     assert [m.rule.id for m in compiled.find_matches({"metadata.items": 1}, lists_of(rule_set))] == ["b"]
 
 
@@ -449,7 +498,7 @@ def test_a_message_left_behind_is_noticed_by_the_next() -> None:
     handle = compiled.forms[0]._handle
     assert CORE_MODULE.assert_fact(handle, '{"id":"0","sid":"0","t0":1}')[0] == 0
     with pytest.raises(BackendFault, match="answered 2"):
-        compiled.find_matches({"hour": 6}, lists_of(rule_set))
+        compiled.find_matches({"hour": 6}, lists_of(rule_set), ask=True)
     assert len(compiled.find_matches({"hour": 6}, lists_of(rule_set))) == 1
 
 

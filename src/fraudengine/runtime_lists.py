@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from .list_entries import COLUMNS, FROM, ListTarget, StoredEntry, read_row
 from .list_filter import HashFilter, IntervalFilter
 from .list_generation import Generation
 from .list_tables import LISTS, SHARED, address_place, value_hash
-from .lists import read_address
+from .lists import ANYTHING, ListIndex, read_address
 from .rules.ast import DeclaredList, ListEntry, ListName
 
 _log = logging.getLogger(__name__)
@@ -320,11 +320,19 @@ class RuntimeLists:
 class MerchantLists:
     """What the rules of one merchant see: a list's entries of the merchant's own, then those that all have."""
 
-    __slots__ = ("_found", "_lists")
+    __slots__ = ("_could_hold", "_found", "_indexes", "_lists")
 
     def __init__(self, lists: RuntimeLists, found: Mapping[ListName, tuple[tuple[_Find, _Ref], ...]]) -> None:
         self._lists = lists
         self._found = found
+        self._indexes: Mapping[ListName, ListIndex] | None = None
+        self._could_hold: Mapping[ListName, Container[FactValue]] = {}
+
+    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, Container[FactValue]]:
+        """For each list every value that it could hold: anything where it has run-time entries."""
+        if indexes is not self._indexes:
+            self._indexes, self._could_hold = indexes, {**indexes, **dict.fromkeys(self._found, ANYTHING)}
+        return self._could_hold
 
     def find(self, name: ListName, value: FactValue, as_of_us: int) -> ListEntry | None:
         """The entry in force that holds the value, or None."""

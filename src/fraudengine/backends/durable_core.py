@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import durable_rules_engine as _core
@@ -40,6 +41,9 @@ _SID: Final = "0"
 # Answers of assert_fact and retract_fact.
 _HANDLED: Final = 0
 _NO_RULE_FIRED: Final = 1
+
+# What a form answered is remembered for this many sets of properties; ordinary traffic has some hundred.
+MAX_ANSWERS: Final = 1024
 
 # A form that faults this often stays unusable: each abandoned copy costs some hundred kB.
 MAX_FAULTS: Final = 8
@@ -67,18 +71,33 @@ def require_owner() -> None:
 
 
 class CompiledForm:
-    """A form, compiled by the core at its first message and released once nobody holds it."""
+    """A form, compiled by the core at its first message and released once nobody holds it.
 
-    __slots__ = ("__weakref__", "_handle", "faults", "text")
+    What fires is a pure function of the properties that hold, so that each answer of the core is remembered:
+    `answers`, by the bit mask over `properties`. A fault forgets them all.
+    """
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("__weakref__", "_handle", "answers", "faults", "properties", "text")
+
+    def __init__(self, text: str, properties: Sequence[str] = ()) -> None:
         self.text = text
+        self.properties = tuple(properties)
+        self.answers: dict[int, str] = {}
         self.faults = 0
         self._handle: int | None = None
 
     @property
     def is_compiled(self) -> bool:
         return self._handle is not None
+
+    def ask(self, mask: int) -> str:
+        """Asks the core which rules fire when just those properties hold: their one-letter names."""
+        held = [f',"{name}":1' for bit, name in enumerate(self.properties) if mask >> bit & 1]
+        names = "".join(self.fire(MESSAGE_HEAD + "".join(held) + MESSAGE_TAIL))
+        if len(self.answers) >= MAX_ANSWERS:
+            self.answers.clear()
+        self.answers[mask] = names
+        return names
 
     def fire(self, message: str) -> list[str]:
         """The one-letter names of the rules that the message fires; twice if two branches of a rule are true."""
@@ -113,6 +132,7 @@ class CompiledForm:
 
     def _abandon(self) -> None:
         self._handle = None
+        self.answers.clear()
         self.faults += 1
 
     def __del__(self) -> None:

@@ -1,10 +1,13 @@
 """The online backend: one screening's matches in microseconds, by durable_rules.
 
 A rule set is compiled in layers, one for each rule set that brought rules (the platform's, the merchant's own).
-Per layer a generated evaluator turns facts into messages of 0/1 properties (atoms.py), and compiled forms, shared
-through `FormCache`, say which rules fire (lowering.py, durable_core.py). A layer that a rule set inherits
-keeps its switched-off rules in the form, so that every merchant shares the platform's form whatever it
-switched; their properties are never sent, and should other properties fire one it is not listened to.
+Each layer has its forms (lowering.py, forms.py). For each form a generated evaluator says which 0/1 properties hold
+(atoms.py), and the compiled form, shared through `FormCache`, which rules then fire (durable_core.py). What a form
+answered is remembered: most transactions of ordinary traffic hold just the properties of one before.
+
+A layer that a rule set inherits keeps its switched-off rules in the form, so that every merchant shares the
+platform's form whatever it switched; their properties are never sent, and should other properties fire one it is
+not listened to.
 
 One thread per process may call (durable_core.py). After a BackendFault the form is compiled anew.
 """
@@ -19,15 +22,8 @@ from ..decision import Match
 from ..facts import Facts
 from ..rules.ast import Lists, Mode, Rule, RuleId, RuleSet
 from .atoms import Evaluate, Evaluator, SentProperty, build_evaluator
-from .durable_core import (
-    MESSAGE_HEAD,
-    MESSAGE_TAIL,
-    CompiledForm,
-    claim_core,
-    release_unused,
-    require_owner,
-)
-from .lowering import RULE_NAMES, FormPlan, FormRule, guards_of, plan_forms
+from .durable_core import CompiledForm, claim_core, release_unused, require_owner
+from .forms import RULE_NAMES, FormPlan, FormRule, guards_of, plan_forms
 
 __all__ = ["FormCache", "OnlineRuleSet", "claim_core", "compile_rule_set"]
 
@@ -40,10 +36,10 @@ class FormCache:
     def __init__(self) -> None:
         self._forms: WeakValueDictionary[str, CompiledForm] = WeakValueDictionary()
 
-    def form(self, text: str) -> CompiledForm:
-        found = self._forms.get(text)
+    def form(self, plan: FormPlan) -> CompiledForm:
+        found = self._forms.get(plan.text)
         if found is None:
-            found = self._forms[text] = CompiledForm(text)
+            found = self._forms[plan.text] = CompiledForm(plan.text, plan.names)
         return found
 
     def __len__(self) -> int:
@@ -56,7 +52,7 @@ FORMS: Final = FormCache()
 class OnlineRuleSet:
     """One rule set, compiled. `find_matches` answers exactly what `reference.find_matches` does."""
 
-    __slots__ = ("_always", "_evaluators", "_layers", "_matches", "rule_set")
+    __slots__ = ("_always", "_evaluators", "_listeners", "_matches", "rule_set")
 
     def __init__(self, rule_set: RuleSet, cache: FormCache) -> None:
         self.rule_set = rule_set
@@ -68,43 +64,46 @@ class OnlineRuleSet:
             for match in (Match(rule, rule.then), Match(rule, rule.if_unknown or rule.then, by_unknown=True))
         )
         always: list[int] = []
-        layers: list[tuple[Evaluate, tuple[_Listener, ...]]] = []
+        listeners: list[_Listener] = []
         evaluators: list[Evaluator] = []
         for rules in _layers_of(rule_set):
             plans, constant = plan_forms(rules)
             always += [2 * place[found.rule.id] + found.by_unknown for found in constant if _is_evaluated(found)]
-            heard = [plan for plan in plans if any(map(_is_evaluated, plan.rules))]
-            if not heard:
-                continue
-            evaluator = build_evaluator(
-                len(heard), [sent for form, plan in enumerate(heard) for sent in _sent_properties(form, plan)]
-            )
-            evaluators.append(evaluator)
-            layers.append((evaluator.evaluate, tuple(_listen(plan, place, cache) for plan in heard)))
-        self._layers = tuple(layers)
+            for plan in plans:
+                if any(map(_is_evaluated, plan.rules)):
+                    evaluator = build_evaluator(_sent_properties(plan))
+                    evaluators.append(evaluator)
+                    form = cache.form(plan)
+                    listeners.append((evaluator.evaluate, form, form.answers, _places(plan, place)))
+        self._listeners = tuple(listeners)
         self._evaluators = tuple(evaluators)
         self._always = tuple(sorted(always))
 
     @property
     def check_key(self) -> CheckKey:
         """What a proof of agreement is about: the forms' texts and the evaluators' sources, without constants."""
-        forms = tuple(form.text for _, listeners in self._layers for form, _ in listeners)
-        return forms, tuple(evaluator.source for evaluator in self._evaluators)
+        return tuple(form.text for form in self.forms), tuple(evaluator.source for evaluator in self._evaluators)
 
     @property
     def forms(self) -> tuple[CompiledForm, ...]:
-        return tuple(form for _, listeners in self._layers for form, _ in listeners)
+        return tuple(form for _, form, _, _ in self._listeners)
 
-    def find_matches(self, facts: Facts, lists: Lists) -> tuple[Match, ...]:
+    def find_matches(self, facts: Facts, lists: Lists, *, ask: bool = False) -> tuple[Match, ...]:
         """Every live and shadow rule that matches, in the order of rule ids.
 
-        Raises BackendFault when the core fails or another thread than its owner calls.
+        The core answers what was not answered before, or everything when told to `ask`. Raises BackendFault when
+        it fails or another thread than its owner calls.
         """
+        require_owner()
         found = [*self._always]
-        for evaluate, listeners in self._layers:
-            for message, (form, places) in zip(evaluate(facts, lists), listeners, strict=True):
-                if message != MESSAGE_HEAD:
-                    found += [places[name] for name in form.fire(message + MESSAGE_TAIL)]
+        for evaluate, form, answers, places in self._listeners:
+            mask = evaluate(facts, lists)
+            if mask:
+                names = answers.get(mask)
+                if names is None or ask:
+                    names = form.ask(mask)
+                for name in names:
+                    found.append(places[name])
         if not found:
             return ()
         matches = self._matches
@@ -115,12 +114,13 @@ class OnlineRuleSet:
     def release(self) -> None:
         """Lets go of the compiled forms; those that no other rule set holds give their memory back."""
         require_owner()
-        self._layers = ()
+        self._listeners = ()
         self._evaluators = ()
         release_unused()
 
 
-_Listener: TypeAlias = tuple[CompiledForm, Mapping[str, int]]
+_Listener: TypeAlias = tuple[Evaluate, CompiledForm, Mapping[int, str], Mapping[str, int]]
+"""What holds, the form to ask, what it answered before, and the place of each of its rules."""
 
 
 def compile_rule_set(rule_set: RuleSet, cache: FormCache = FORMS) -> OnlineRuleSet:
@@ -145,21 +145,21 @@ def _layers_of(rule_set: RuleSet) -> Iterable[list[Rule]]:
     return [rules for rules in layers.values() if any(rule.mode is not Mode.OFF for rule in rules)]
 
 
-def _sent_properties(form: int, plan: FormPlan) -> list[SentProperty]:
+def _sent_properties(plan: FormPlan) -> list[SentProperty]:
     """The properties that an evaluated rule of the form asks for."""
     guards = guards_of(filter(_is_evaluated, plan.rules))
+    bits = {name: 1 << place for place, name in enumerate(plan.names)}
     return [
-        SentProperty(form, name, test, guards[test]) for test, name in plan.properties.items() if test in guards
+        SentProperty(test, bits[name], guards[test]) for test, name in plan.properties.items() if test in guards
     ]
 
 
 _SILENT: Final = -1
 
 
-def _listen(plan: FormPlan, place: Mapping[RuleId, int], cache: FormCache) -> _Listener:
-    """The form and what each of its rules answers; a switched-off one answers nothing."""
-    places = {
+def _places(plan: FormPlan, place: Mapping[RuleId, int]) -> dict[str, int]:
+    """What each rule of the form answers; a switched-off one answers nothing."""
+    return {
         name: 2 * place[found.rule.id] + found.by_unknown if _is_evaluated(found) else _SILENT
         for name, found in zip(RULE_NAMES, plan.rules, strict=False)
     }
-    return cache.form(plan.text), places

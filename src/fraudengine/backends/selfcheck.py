@@ -70,7 +70,7 @@ def check_agreement(rule_set: RuleSet, compiled: OnlineRuleSet) -> int:
     count = 0
     for facts in boundary_transactions(rule_set, lists):
         expected = reference.find_matches(rule_set, facts, lists)
-        answered = compiled.find_matches(facts, lists)
+        answered = compiled.find_matches(facts, lists, ask=True)
         if answered != expected:
             raise BackendFault(_disagreement(rule_set, facts, _ids(expected), _ids(answered)))
         count += 1

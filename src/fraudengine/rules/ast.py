@@ -6,7 +6,7 @@ are resolved: a `SettingRef` remains only in rules that are off because nobody g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType, Protocol, TypeAlias, assert_never
@@ -232,6 +232,11 @@ class ListEntry:
 
 class Lists(Protocol):
     """The lists of one merchant as of one instant; backends read lists only through this."""
+
+    @property
+    def could_hold(self) -> Mapping[ListName, Container[FactValue]]:
+        """For each list every value that `find` could find, and perhaps others."""
+        ...
 
     def find(self, name: ListName, value: FactValue) -> ListEntry | None:
         """The entry in force that holds the value, or None."""
