@@ -1,0 +1,263 @@
+"""Facts as columns: what `fraudengine.enrich` makes of one transaction, made of a whole history.
+
+The IP and BIN tables come as ranges side by side (`replay.data_ranges`), each with a bucket, the leading
+characters that all values of the range share, so that a look-up is an equality join on the bucket and a comparison.
+Each distinct address and BIN is looked up once and then joined back. What the gateway gave wins over the tables.
+
+Local time needs no time zone library in the engine: the zone's offset is a step function of the instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+from operator import and_
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import ibis
+
+from ..facts import METADATA_PREFIX, WEEKDAYS, FactName, FactType
+from .columnar import CURRENCY_SUFFIX, Expr
+from .columnar_decision import three_ds_word
+
+IP_BUCKET: Final = {"4": 5, "6": 9}  # leading characters of an `ip_key`: /16 of IPv4, /32 of IPv6
+BIN_BUCKET: Final = 6
+GIVEN: Final = (
+    *("channel", "terminal", "card", "card_bin", "ip_address", "email", "phone", "customer", "device"),
+    *("billing_country", "shipping_country", "three_ds_version", "eci", "currency"),
+)
+"""Facts that are columns of the history as they stand."""
+FROM_BIN_TABLE: Final = ("card_country", "card_brand", "card_type", "card_issuer")
+_DAY_US: Final = 86_400_000_000
+_HOUR_US: Final = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LookupTables:
+    """Tables that the engine knows: ranges of addresses and BINs, and maps of single values by fact."""
+
+    ip_ranges: Expr | None = None  # bucket, low, high, country
+    bin_ranges: Expr | None = None  # bucket, digits (their number), low, high, country, brand, type, issuer
+    maps: Mapping[str, Expr] | None = None  # for `phone_country` and `metadata.KEY`: value, mapped
+
+
+@dataclass(frozen=True, slots=True)
+class FactsWanted:
+    """Which facts a rule set reads, and how it reads those that depend on the rule set."""
+
+    names: frozenset[FactName]
+    timezone: str
+    metadata: Mapping[str, FactType]
+
+
+def add_facts(
+    history: Expr,
+    wanted: FactsWanted,
+    tables: LookupTables,
+    offsets: Sequence[tuple[int, int]],
+    kept: Sequence[str],
+) -> Expr:
+    """The history with the wanted facts as columns, `three_ds` and `channel` always, and the columns `kept`.
+
+    `offsets` are those of the timezone (`zone_offsets`). A fact that the history gives no ground for is left out.
+    """
+    held = set(history.columns)
+    names = wanted.names
+    table = _look_up_bins(history, names, tables) if "card_bin" in held else history
+    if "ip_country" in names and "ip_key" in held and tables.ip_ranges is not None:
+        table = _look_up_addresses(table, tables.ip_ranges)
+    columns: dict[str, Expr] = {"amount": table["minor"], "amount" + CURRENCY_SUFFIX: table["currency"]}
+    for name in GIVEN:
+        if name in names and name in held:
+            columns[name] = table[name]
+    columns["channel"] = table["channel"].fill_null("ecommerce") if "channel" in held else ibis.literal("ecommerce")
+    for name in FROM_BIN_TABLE:
+        value = _given_or_found(table, name)
+        if value is not None:
+            columns[name] = value
+    columns["three_ds"] = _three_ds(table, held, columns.get("card_brand"))
+    if "ip_country" in table.columns:
+        columns["ip_country"] = table["ip_country"]
+    if "ip_key" in held:
+        columns["ip_key"] = table["ip_key"]
+    if "card_expired" in names and "card_expires_us" in held:
+        columns["card_expired"] = table["at_us"] >= table["card_expires_us"]
+    if "email_domain" in names and "email" in held:
+        columns["email_domain"] = table["email"].substr(table["email"].find("@") + 1)
+    if "hour" in names or "weekday" in names:
+        columns |= _local_time(table["at_us"], offsets)
+    columns |= _metadata(table, held, wanted)
+    needed = names | {"three_ds", "channel", "amount", "amount" + CURRENCY_SUFFIX}
+    if "ip_address" in names:
+        needed |= {"ip_key"}
+    chosen = {name: value for name, value in columns.items() if name in needed and name not in kept}
+    mapped = [name for name in names if name in (tables.maps or {})]
+    sources = {name: map_source(name) for name in mapped if map_source(name) in held}
+    carried = {f"source_{number}": table[source] for number, source in enumerate(sources.values())}
+    found = table.select(*[name for name in kept if name in held], **chosen, **carried)
+    for number, name in enumerate(sources):
+        found = _map_values(found, f"source_{number}", (tables.maps or {})[name], name)
+    return found
+
+
+def map_source(fact: FactName) -> str:
+    """The history's column that a fact made by a map of single values comes from."""
+    return "phone" if fact == "phone_country" else f"{fact}:text"
+
+
+def _map_values(table: Expr, source: str, values: Expr, name: str) -> Expr:
+    renamed = values.rename({f"{source}_value": "value", name: "mapped"})
+    joined = table.left_join(renamed, table[source] == renamed[f"{source}_value"])
+    return joined.drop(source, f"{source}_value")
+
+
+# ---- look-ups -------------------------------------------------------------------------------------
+
+
+def _look_up_addresses(table: Expr, ranges: Expr) -> Expr:
+    distinct = table.select("ip_key").filter(table["ip_key"].notnull()).distinct()
+    key = distinct["ip_key"]
+    bucket = ibis.ifelse(key.startswith("4"), key.substr(0, IP_BUCKET["4"]), key.substr(0, IP_BUCKET["6"]))
+    keyed = distinct.mutate(key_bucket=bucket)
+    found = keyed.inner_join(
+        ranges,
+        [
+            keyed["key_bucket"] == ranges["bucket"],
+            keyed["ip_key"] >= ranges["low"],
+            keyed["ip_key"] <= ranges["high"],
+        ],
+    ).select(found_key=keyed["ip_key"], ip_country=ranges["country"])
+    return table.left_join(found, table["ip_key"] == found["found_key"]).drop("found_key")
+
+
+def _look_up_bins(table: Expr, names: frozenset[FactName], tables: LookupTables) -> Expr:
+    """Country, brand, type and issuer by BIN as `found_…`, those of them that are wanted; the brand for the ECI."""
+    held = set(table.columns)
+    wanted = [name for name in FROM_BIN_TABLE if name in names]
+    if "card_brand" not in wanted and "three_ds_status" in held:
+        wanted.append("card_brand")
+    ranges = tables.bin_ranges
+    if not wanted or ranges is None:
+        return table
+    distinct = table.select("card_bin").filter(table["card_bin"].notnull()).distinct()
+    keyed = distinct.mutate(
+        bin_bucket=distinct["card_bin"].substr(0, BIN_BUCKET), bin_digits=distinct["card_bin"].length()
+    )
+    found = keyed.inner_join(
+        ranges,
+        [
+            keyed["bin_bucket"] == ranges["bucket"],
+            keyed["bin_digits"] == ranges["digits"],
+            keyed["card_bin"] >= ranges["low"],
+            keyed["card_bin"] <= ranges["high"],
+        ],
+    )
+    values = {f"found_{name}": ranges[name.removeprefix("card_")] for name in wanted}
+    selected = found.select(found_bin=keyed["card_bin"], **values)
+    return table.left_join(selected, table["card_bin"] == selected["found_bin"]).drop("found_bin")
+
+
+def _given_or_found(table: Expr, name: str) -> Expr | None:
+    given = table[name] if name in table.columns else None
+    found = table[f"found_{name}"] if f"found_{name}" in table.columns else None
+    if given is None or found is None:
+        return found if given is None else given
+    return ibis.coalesce(given, found)
+
+
+# ---- 3-D Secure -----------------------------------------------------------------------------------
+
+
+def _three_ds(table: Expr, held: set[str], brand: Expr | None) -> Expr:
+    if "three_ds_status" not in held:
+        return ibis.literal("none")
+    eci = table["eci"] if "eci" in held else ibis.null("string")
+    return three_ds_word(
+        table["three_ds_status"], eci, brand if brand is not None else ibis.null("string"), _belongs(table, held)
+    )
+
+
+def _belongs(table: Expr, held: set[str]) -> Expr:
+    """Whether the result is for what the transaction's first screening was about (`decision.belongs`)."""
+    if "first_currency" not in held:
+        return ibis.literal(True)
+    same = (
+        (table["first_card_identity"] == card_identity(table, held))
+        & (table["first_currency"] == table["currency"])
+        & (table["minor"] <= table["first_minor"])
+    )
+    return table["first_currency"].isnull() | same
+
+
+def card_identity(table: Expr, held: set[str]) -> Expr:
+    """What tells one card from another (`decision.card_identity`)."""
+    parts = [
+        table[name] if name in held else ibis.null("string") for name in ("card_bin", "card_last4", "card_expiry")
+    ]
+    nothing = reduce(and_, (part.isnull() for part in parts))
+    texts = [part.fill_null("") for part in parts]
+    without = ibis.ifelse(nothing, "", texts[0] + "/" + texts[1] + "/" + texts[2])
+    return ibis.coalesce(table["card"], without) if "card" in held else without
+
+
+# ---- time -----------------------------------------------------------------------------------------
+
+
+def zone_offsets(timezone: str, first_us: int, last_us: int) -> list[tuple[int, int]]:
+    """(from which instant on, offset), ascending, in microseconds, over a span of time; exact to the second."""
+    zone = ZoneInfo(timezone)
+
+    def offset(second: int) -> int:
+        found = datetime.fromtimestamp(second, UTC).astimezone(zone).utcoffset()
+        assert found is not None
+        return int(found.total_seconds()) * 1_000_000
+
+    first, last = first_us // 1_000_000, last_us // 1_000_000
+    steps = [(first_us, offset(first))]
+    for day in range(first, last + 86_400, 86_400):
+        low, high = day, min(day + 86_400, last + 1)
+        while high > low and offset(high) != steps[-1][1]:
+            begin, end = low, high
+            while end - begin > 1:
+                middle = (begin + end) // 2
+                if offset(middle) == steps[-1][1]:
+                    begin = middle
+                else:
+                    end = middle
+            steps.append((end * 1_000_000, offset(end)))
+            low = end
+    return steps
+
+
+def _local_time(at_us: Expr, offsets: Sequence[tuple[int, int]]) -> dict[str, Expr]:
+    """`hour` and `weekday`; by remainders, because Ibis divides integers through floating point."""
+    local = at_us + offsets[0][1]
+    if len(offsets) > 1:
+        branches = [(at_us >= start, ibis.literal(offset, "int64")) for start, offset in reversed(offsets[1:])]
+        local = at_us + ibis.cases(*branches, else_=ibis.literal(offsets[0][1], "int64"))
+    second = local - local % 1_000_000
+    of_day = second % _DAY_US
+    hour = ((of_day - of_day % _HOUR_US) / _HOUR_US).cast("int64")
+    day = ((second - of_day) / _DAY_US).cast("int64")
+    number = (day + 3) % 7  # 1 January 1970 was a Thursday
+    weekday = ibis.cases(*((number == place, word) for place, word in enumerate(WEEKDAYS[:-1])), else_=WEEKDAYS[-1])
+    return {"hour": hour, "weekday": weekday}
+
+
+# ---- metadata -------------------------------------------------------------------------------------
+
+_METADATA_COLUMN: Final = {FactType.INTEGER: "integer", FactType.BOOLEAN: "boolean"}
+
+
+def _metadata(table: Expr, held: set[str], wanted: FactsWanted) -> dict[str, Expr]:
+    """Metadata in the declared type; a value of another type lies in another column and is unknown here."""
+    found = {}
+    for key, fact_type in wanted.metadata.items():
+        name = METADATA_PREFIX + key
+        column = f"{name}:{_METADATA_COLUMN.get(fact_type, 'text')}"
+        if name in wanted.names and fact_type is not FactType.COUNTRY and column in held:
+            found[name] = table[column]
+    return found
