@@ -12,7 +12,22 @@ import click
 
 from .. import cards
 from ..diagnostics import ConfigurationError, FraudengineError, RuleFilesRefused, StoreUnavailable
-from . import checking, comparing, data, explaining, formatting, reporting, running, showing, starting, testing
+from . import (
+    access,
+    checking,
+    comparing,
+    data,
+    explaining,
+    formatting,
+    handbook,
+    keys,
+    lists,
+    reporting,
+    running,
+    showing,
+    starting,
+    testing,
+)
 from .options import Problem
 
 __all__ = ["main", "program"]
@@ -32,7 +47,22 @@ def program() -> None:
     """
 
 
-for group in (running, checking, formatting, testing, explaining, showing, comparing, starting, reporting, data):
+for group in (
+    running,
+    checking,
+    formatting,
+    handbook,
+    testing,
+    explaining,
+    showing,
+    comparing,
+    starting,
+    reporting,
+    access,
+    lists,
+    keys,
+    data,
+):
     for command in group.COMMANDS:
         program.add_command(command)
 
