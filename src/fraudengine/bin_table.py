@@ -13,7 +13,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final
@@ -59,6 +59,11 @@ class BinTable:
 
     def __len__(self) -> int:
         return len(self._cells)
+
+    def segments(self) -> Iterator[tuple[int, int, BinInfo | None]]:
+        """Every segment: its first 11-digit number, the first after it, and what is known of those between."""
+        for place, cell in enumerate(self._cells):
+            yield self._starts[place], self._starts[place + 1], self._infos[cell]
 
     def look_up(self, digits: str) -> BinInfo | None:
         """What is known of the cards that begin with these 6 or more digits; None when nothing is.

@@ -62,7 +62,7 @@ def parse_ip(text: str, field_name: str = "ip_address") -> str:
 # IANA's special-purpose registries (RFC 6890 and successors): private, loopback, link-local, shared, documentation,
 # benchmarking, multicast, reserved; and the tunnels 6to4 and Teredo, where the relay's place says nothing of the
 # buyer's. Nobody connects from elsewhere than 2000::/3.
-_SPECIAL: Final = tuple(
+SPECIAL_NETWORKS: Final = tuple(
     map(
         ipaddress.ip_network,
         (
@@ -76,7 +76,7 @@ _SPECIAL: Final = tuple(
 
 
 def _bounds(version: int) -> tuple[list[bytes], list[bytes]]:
-    networks = sorted(item for item in _SPECIAL if item.version == version)
+    networks = sorted(item for item in SPECIAL_NETWORKS if item.version == version)
     return [item[0].packed for item in networks], [item[-1].packed for item in networks]
 
 
