@@ -13,15 +13,12 @@ import click
 from .. import cards
 from ..diagnostics import ConfigurationError, FraudengineError, RuleFilesRefused, StoreUnavailable
 from . import (
-    access,
     checking,
     comparing,
     data,
     explaining,
     formatting,
     handbook,
-    keys,
-    lists,
     reporting,
     running,
     showing,
@@ -58,9 +55,6 @@ for group in (
     comparing,
     starting,
     reporting,
-    access,
-    lists,
-    keys,
     data,
 ):
     for command in group.COMMANDS:
