@@ -31,6 +31,7 @@ from fraudengine.cards import CardKey
 from fraudengine.config import Config
 from fraudengine.diagnostics import ConfigurationError, Span, StoreUnavailable, UnknownMerchant
 from fraudengine.facts import FactType, ListKind, Transaction
+from fraudengine.list_admin import ListAdmin
 from fraudengine.request_schema import EXAMPLE
 from fraudengine.rules.ast import (
     All,
@@ -107,6 +108,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.card_key = CardKey(b"k" * 32)
+        self.list_admin: ListAdmin | None = None
         self.fails: Exception | None = None
         self.said: tuple[str, ...] = ()
         self.is_ready = True

@@ -87,6 +87,9 @@ PHRASES: Final[dict[str, tuple[str, str]]] = {
     "since": ("since {0}", "depuis le {0}"),
     "kept in": ("in {0}", "dans {0}"),
     "run time": ("the lists kept at run time", "les listes tenues en ligne"),
+    "added on": ("added {0}", "ajouté le {0}"),
+    "run-time entry": ("run-time entry {0}", "entrée {0} tenue hors fichiers"),
+    "kept in": ("in {0}", "dans {0}"),
     "in all": ("{0} … ({1} in all)", "{0} … ({1} en tout)"),
     "unknown": ("unknown", "inconnu"),
     "is unknown": ("is unknown", "n'a pas de valeur connue"),
@@ -282,10 +285,12 @@ def _several(names: list[str], language: Language) -> str:
     return phrase("in all", language, shown, len(names)) if len(names) > 8 else shown
 
 
-def entry_notes(entry: ListEntry, language: Language) -> str:
-    """Why the entry is in its list: reason, ticket, author."""
+def entry_notes(entry: ListEntry, language: Language, timezone: str = DEFAULT_TIMEZONE) -> str:
+    """Why the entry is in its list: reason, ticket, author, day; and its id when it is kept at run time."""
     author = phrase("by author", language, entry.author) if entry.author else ""
-    return ", ".join(note for note in (entry.reason, entry.ticket, author) if note)
+    added = phrase("added on", language, day_words(entry.added_us, timezone)) if entry.added_us is not None else ""
+    kept = phrase("run-time entry", language, entry.id) if entry.id is not None else ""
+    return ", ".join(note for note in (entry.reason, entry.ticket, author, added, kept) if note)
 
 
 # ---- what a test found ----------------------------------------------------------------------------

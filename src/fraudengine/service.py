@@ -24,6 +24,7 @@ from .diagnostics import StoreUnavailable
 from .engine import Engine, ReadyRuleSet
 from .enrich import Enricher
 from .facts import MerchantId, Transaction
+from .list_admin import ListAdmin
 from .list_store import ListStore
 from .list_upkeep import ListUpkeep
 from .lists import ListsAsOf
@@ -88,6 +89,14 @@ class Screener:
             run_time=self.run_time_lists,
         )
         self._key_watch = parts.key_watch
+        self.list_admin = None
+        if parts.lists is not None:
+            self.list_admin = ListAdmin(
+                parts.lists,
+                lambda: self.library.snapshot.rule_sets,
+                lambda: self.card_key,
+                fall_back_to_platform=fall_back_to_platform,
+            )
         self._upkeep_at = 0.0
         self._reload_interval_s = reload_interval_ms / 1000
         self._clock_us = clock_us

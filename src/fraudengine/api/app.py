@@ -20,6 +20,7 @@ from ..request_problems import safe_name
 from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
 from .answers import FieldError, Health, ProblemDocument, ProblemKind, Readiness, RuleSetAnswer, ScreeningAnswer
+from .lists import KeepsLists, add_list_routes, problem_of_list_error
 from .problems import (
     BASE,
     INTERNAL,
@@ -45,7 +46,7 @@ Card numbers are fingerprinted on arrival and never stored; CVV is never accepte
 Errors are RFC 9457 problem documents."""
 
 
-class ScreenerPort(Screens, Protocol):
+class ScreenerPort(Screens, KeepsLists, Protocol):
     """What the API needs of the screener (`service.Screener`)."""
 
     def screening(self, id_text: str) -> bytes | None: ...
@@ -94,6 +95,7 @@ def create_app(screener: ScreenerPort, config: Config) -> ScreeningApp:
     _add_problem_handlers(app)
     _add_screening_routes(app, screener)
     _add_other_routes(app, screener)
+    add_list_routes(app, screener, _documented)
     return app
 
 
@@ -106,7 +108,9 @@ def _problem_response(problem: Problem) -> Response:
 
 def _add_problem_handlers(app: FastAPI) -> None:
     async def on_error(request: Request, error: Exception) -> Response:
-        return _problem_response(problem_for(error) or Problem(INTERNAL, INTERNAL.help))
+        return _problem_response(
+            problem_of_list_error(error) or problem_for(error) or Problem(INTERNAL, INTERNAL.help)
+        )
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

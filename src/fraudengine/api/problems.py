@@ -59,6 +59,31 @@ NOT_FOUND = Kind("not-found", 404, "There is nothing at this address", "See /ope
 METHOD_NOT_ALLOWED = Kind(
     "method-not-allowed", 405, "This address does not take that method", "See /openapi.json for what it takes."
 )
+UNKNOWN_LIST = Kind(
+    "unknown-list",
+    404,
+    "No list has that name",
+    "Take a name that GET /v1/merchants/NAME/rules shows under `lists`, or declare it in a rule file.",
+)
+UNKNOWN_ENTRY = Kind(
+    "unknown-entry",
+    404,
+    "The list has no such entry",
+    "Take the `id` of a run-time entry; an entry of a rule file is removed by editing the file.",
+)
+INVALID_ENTRY = Kind("invalid-entry", 422, "The list entry is not valid", "Correct what `errors` names.")
+IMPORT_REFUSED = Kind(
+    "import-refused",
+    422,
+    "Lines of the import are wrong",
+    "Nothing was imported. Correct the lines and send all again.",
+)
+NO_FINGERPRINT = Kind(
+    "no-fingerprint",
+    409,
+    "The screening's card cannot be listed",
+    "A masked number fits many cards. Screen with the whole number, or list the card by its fingerprint.",
+)
 TIMEOUT = Kind("request-timeout", 408, "The body did not arrive in time", "Send the whole body at once.")
 TOO_LARGE = Kind("too-large", 413, "The body is too large", "Send fewer metadata; a transaction is about 1 kB.")
 MEDIA_TYPE_REFUSED = Kind(
@@ -83,6 +108,11 @@ KINDS: Final[dict[str, Kind]] = {
         UNKNOWN_SCREENING,
         NOT_FOUND,
         METHOD_NOT_ALLOWED,
+        UNKNOWN_LIST,
+        UNKNOWN_ENTRY,
+        INVALID_ENTRY,
+        IMPORT_REFUSED,
+        NO_FINGERPRINT,
         TIMEOUT,
         TOO_LARGE,
         MEDIA_TYPE_REFUSED,
