@@ -32,8 +32,6 @@ from .rules.ast import (
 )
 from .rules.checked import DEFAULT_TIMEZONE
 
-RUN_TIME: Final = "run-time"  # the source of an entry that no rule file holds
-
 Test: TypeAlias = Compare | OneOf | StartsWith | InNetworks | InList | IsUnknown
 
 # What a test asks, after the fact's name. {0} is what it compares with.
@@ -84,9 +82,6 @@ PHRASES: Final[dict[str, tuple[str, str]]] = {
     "by nothing, not over": ("{0} is exactly {1}, not over", "{0} est exactement {1}, pas plus"),
     "by nothing, not under": ("{0} is exactly {1}, not under", "{0} est exactement {1}, pas moins"),
     "by author": ("by {0}", "par {0}"),
-    "since": ("since {0}", "depuis le {0}"),
-    "kept in": ("in {0}", "dans {0}"),
-    "run time": ("the lists kept at run time", "les listes tenues en ligne"),
     "added on": ("added {0}", "ajouté le {0}"),
     "run-time entry": ("run-time entry {0}", "entrée {0} tenue hors fichiers"),
     "kept in": ("in {0}", "dans {0}"),
@@ -331,11 +326,9 @@ def tell(
 
 
 def _entry_history(entry: ListEntry, language: Language, timezone: str) -> str:
-    """Why the entry is in its list, since when, and where it is kept."""
-    since = phrase("since", language, day_words(entry.added_us, timezone)) if entry.added_us is not None else ""
-    place = phrase("run time", language) if entry.source == RUN_TIME else entry.source
-    kept = phrase("kept in", language, place) if place else ""
-    return ", ".join(part for part in (entry_notes(entry, language), since, kept) if part)
+    """Why the entry is in its list and since when, and in which file."""
+    place = phrase("kept in", language, entry.source) if entry.source and entry.id is None else ""
+    return ", ".join(part for part in (entry_notes(entry, language, timezone), place) if part)
 
 
 def day_words(at_us: int, timezone: str) -> str:

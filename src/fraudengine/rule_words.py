@@ -34,11 +34,11 @@ def condition_words(condition: Condition, language: Language = "en") -> str:
             return _joined((_grouped(part, language) for part in inner), phrase("and", language))
         case Any(conditions=inner):
             return _joined((_grouped(part, language) for part in inner), phrase("or", language))
-        case Not(condition=Not(condition=part)):
-            return condition_words(part, language)
-        case Not(condition=All() | Any() as part):
-            return phrase("not", language, condition_words(part, language))
         case Not(condition=part):
+            if isinstance(part, Not):
+                return condition_words(part.condition, language)
+            if isinstance(part, All | Any):
+                return phrase("not", language, condition_words(part, language))
             return f"{part.fact} {ask(part, language, negated=True)}"
         case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
             return f"{condition.fact} {ask(condition, language)}"
