@@ -19,6 +19,8 @@ from . import (
     explaining,
     formatting,
     handbook,
+    keys,
+    lists,
     reporting,
     running,
     showing,
@@ -55,6 +57,8 @@ for group in (
     comparing,
     starting,
     reporting,
+    lists,
+    keys,
     data,
 ):
     for command in group.COMMANDS:
