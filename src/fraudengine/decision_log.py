@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -41,6 +41,7 @@ from .batch_writer import (
 from .diagnostics import StoreUnavailable
 from .facts import FactName, Facts, FactValue
 from .money import Money
+from .velocity_history import record_outcome
 from .velocity_index import CounterReader, Registry
 
 __all__ = [
@@ -274,6 +275,22 @@ class DecisionLog:
     def velocity(self) -> Registry:
         """The velocity series that are kept, as this process knows them."""
         return self._writer.registry
+
+    @velocity.setter
+    def velocity(self, registry: Registry) -> None:
+        self._writer.registry = registry
+
+    def record_outcome(self, screening_id: int, kind: str, code: str, at_us: int) -> bool:
+        """Records durably what became of a payment; False when no screening has that id. Blocks until it is done.
+
+        `kind` is the gateway's word; `declined` and `technical_failure` (`velocity.ReportKind`) change what later
+        payments count. The same report again changes nothing. Raises StoreUnavailable.
+        """
+        try:
+            with closing(store.open_database(self.path, create=False).conn) as connection:
+                return record_outcome(connection, self.next_id(), screening_id, kind, code, at_us)
+        except sqlite3.Error as error:
+            raise store.explain_error(error, self.path) from error
 
     def read_counters(
         self,

@@ -18,6 +18,8 @@ from .facts import Card, Facts
 from .lists import Hit, ListIndex, ListsAsOf, RunTimeEntries, build_index
 from .rules.activation import activate
 from .rules.ast import ListName, RuleSet
+from .velocity import plan_counters
+from .velocity_index import CounterReader
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class ReadyRuleSet:
     indexes: Mapping[ListName, ListIndex]
     linked: RuleSet | None = None
     filled: frozenset[ListName] = frozenset()
+    counters: CounterReader | None = None  # of the velocity counters that the rules in force read
 
     def lists_as_of(
         self,
@@ -65,7 +68,9 @@ class Engine:
         online = compile_rule_set(rule_set)
         check_agreement(rule_set, online)
         indexes = {name: build_index(declared) for name, declared in rule_set.lists.items()}
-        return ReadyRuleSet(rule_set, online, indexes, linked, filled)
+        planned = plan_counters(rule_set)
+        counters = CounterReader(planned) if planned else None
+        return ReadyRuleSet(rule_set, online, indexes, linked, filled, counters)
 
     def decide(self, ready: ReadyRuleSet, facts: Facts, lists: ListsAsOf) -> Decision:
         """The decision on one transaction's facts, whatever happens to the backends."""

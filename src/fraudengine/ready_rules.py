@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from .counting import Counting
 from .diagnostics import BackendFault, UnknownMerchant
 from .engine import Engine, ReadyRuleSet
 from .rules.activation import awaited_lists
@@ -32,6 +33,7 @@ class ReadyRules:
         *,
         fall_back_to_platform: bool = False,
         run_time: RuntimeLists | None = None,
+        counting: Counting | None = None,
     ) -> None:
         self._library = library
         self._engine = engine
@@ -41,6 +43,8 @@ class ReadyRules:
         self._faults: dict[str, tuple[RuleSet, str]] = {}
         self._waiting: Iterator[str] = iter(())
         self._run_time = run_time
+        self._counting = counting
+        self._lacking: dict[str, str] = {}  # rule sets whose counters do not know their past yet
         self._changes: dict[str, int] = {}  # the change of run-time lists that a rule set was last compared with
         self.take_up(EAGER_AT_START)
 
@@ -50,6 +54,7 @@ class ReadyRules:
         rule_sets = self._snapshot.rule_sets
         self._ready = {name: ready for name, ready in self._ready.items() if name in rule_sets}
         self._faults = {name: fault for name, fault in self._faults.items() if name in rule_sets}
+        self._lacking = {name: why for name, why in self._lacking.items() if name in rule_sets}
         stale = [name for name in rule_sets if self._is_stale(name)]
         stale.sort(key=lambda name: name != PLATFORM)
         for name in stale[:eager]:
@@ -110,7 +115,15 @@ class ReadyRules:
         return (ready is None or ready.linked is not rule_set) and (fault is None or fault[0] is not rule_set)
 
     def _prepare(self, name: str, rule_set: RuleSet) -> None:
-        """Compiles and checks one rule set and puts it in force; on a fault the one before it stays."""
+        """Compiles and checks one rule set and puts it in force; on a fault the one before it stays.
+
+        So it does until the velocity counters that the new one reads know their past.
+        """
+        if self._counting is not None and not self._counting.is_ready(name, rule_set):
+            kept = "the rules from before stay in force" if name in self._ready else "it has no rules in force"
+            self._lacking[name] = f"the new counters of {name} are being computed from the past; {kept} until then"
+            return
+        self._lacking.pop(name, None)
         try:
             self._ready[name] = self._engine.prepare(rule_set, self._filled_lists(name, rule_set))
         except BackendFault as fault:
@@ -124,7 +137,7 @@ class ReadyRules:
         found = [str(refusal) for refusal in self._snapshot.refusals]
         if self._library.problem:
             found.append(f"the rule directory {self._library.directory} {self._library.problem}")
-        return (*found, *(said for _, said in self._faults.values()))
+        return (*found, *(said for _, said in self._faults.values()), *self._lacking.values())
 
     def __bool__(self) -> bool:
         return bool(self._ready)

@@ -6,7 +6,7 @@ one path from a transaction to a decision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,10 +20,15 @@ from .list_entries import time_text
 from .lists import ListsAsOf
 from .money import Money
 from .rules.ast import ListEntry, ListName, Outcome
+from .velocity_index import CounterReader
 
 Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | list[Json] | None"
 
 _BLACKLIST = ListName("blacklist")
+
+
+Count: TypeAlias = Callable[[CounterReader, Facts], Mapping[str, FactValue]]
+"""The values of velocity counters for a transaction with these facts, without those that are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,12 @@ def screen_transaction(
     earlier: EarlierScreening | None = None,
     given: Mapping[str, FactValue | None] | None = None,
     lists: ListsAsOf | None = None,
+    count: Count | None = None,
 ) -> Screened:
     """Decides on one transaction; without `lists`, by those of the rule files as of its time.
 
-    Rule tests give facts that stand in the place of derived ones; None: unknown.
+    Rule tests give facts that stand in the place of derived ones; None: unknown. `count` gives the velocity
+    counters that the rules read; without it they are unknown.
     """
     facts = enricher.facts(transaction, ready.rule_set, earlier)
     for name, value in (given or {}).items():
@@ -56,6 +63,8 @@ def screen_transaction(
             facts.pop(name, None)
         else:
             facts[name] = value
+    if ready.counters is not None and count is not None:
+        facts |= {name: value for name, value in count(ready.counters, facts).items() if name not in (given or {})}
     if lists is None:
         lists = ready.lists_as_of(transaction.at_us, card=transaction.card)
     return Screened(transaction, ready, facts, lists, engine.decide(ready, facts, lists))
@@ -160,9 +169,9 @@ def indicators(screened: Screened) -> dict[str, Json]:
     }
 
 
-def recorded_facts(screened: Screened) -> dict[str, Json]:
-    """The facts that decided, as JSON: those that the rule set reads, and the indicators."""
-    wanted = screened.ready.rule_set.reads | INDICATORS
+def recorded_facts(screened: Screened, needed: frozenset[str] = frozenset()) -> dict[str, Json]:
+    """The facts that decided, as JSON: those that the rule set reads or that are `needed`, and the indicators."""
+    wanted = screened.ready.rule_set.reads | INDICATORS | needed
     return {name: json_value(value) for name, value in screened.facts.items() if name in wanted}
 
 

@@ -16,8 +16,10 @@ from typing import Final
 
 import orjson
 
+from .audit import AuditLog
 from .card_keys import KeyWatch
 from .cards import CardKey
+from .counting import Counting
 from .decision import EarlierScreening, card_identity
 from .decision_log import AlreadyRecorded, DecisionLog, EarlierRow, ScreeningRecord, Written
 from .diagnostics import StoreUnavailable
@@ -54,6 +56,7 @@ class Parts:
     card_key: CardKey
     lists: ListStore | None = None  # None: rule files only
     key_watch: KeyWatch | None = None
+    audit: AuditLog | None = None  # None: nobody is told of changed rules
 
 
 LIVE_WITHIN_US: Final = 86_400_000_000
@@ -82,11 +85,15 @@ class Screener:
         if parts.lists is not None:
             self.run_time_lists = RuntimeLists(parts.lists.path, parts.lists.generation)
             self._upkeep = ListUpkeep(parts.lists)
+        self.counting = Counting(parts.log, for_everybody=fall_back_to_platform)
+        self.counting.adopt(parts.library.snapshot.rule_sets)
+        self.counting.catch_up()
         self.rules = ReadyRules(
             parts.library,
             parts.engine,
             fall_back_to_platform=fall_back_to_platform,
             run_time=self.run_time_lists,
+            counting=self.counting,
         )
         self._key_watch = parts.key_watch
         self.list_admin = None
@@ -97,6 +104,7 @@ class Screener:
                 lambda: self.card_key,
                 fall_back_to_platform=fall_back_to_platform,
             )
+        self._audit = parts.audit
         self._upkeep_at = 0.0
         self._reload_interval_s = reload_interval_ms / 1000
         self._clock_us = clock_us
@@ -136,7 +144,12 @@ class Screener:
         ready = self.rules.ready_for(transaction.merchant)
         earlier = EarlierScreening(rows[0].card_identity, rows[0].currency, rows[0].minor) if rows else None
         lists = self._lists_for(transaction, ready)
-        screened = screen_transaction(self.engine, self.enricher, ready, transaction, earlier, lists=lists)
+        count = None
+        if ready.counters is not None:
+            count = self.counting.counts_of(transaction, [row.id for row in rows])
+        screened = screen_transaction(
+            self.engine, self.enricher, ready, transaction, earlier, lists=lists, count=count
+        )
         self._note_matches(transaction, lists)
         screening_id = self.log.next_id()
         elapsed_us = (time.perf_counter_ns() - received_ns) // 1000
@@ -144,13 +157,14 @@ class Screener:
         document = orjson.dumps(
             {
                 "transaction": transaction_object(transaction),
-                "facts": recorded_facts(screened),
+                "facts": recorded_facts(screened, self.counting.needs(transaction.merchant)),
                 "rule_set": ready.rule_set.name,
                 "lists": recorded_lists(screened, self.run_time_lists.change if self.run_time_lists else 0),
                 "answer": orjson.Fragment(given),
             }
         )
         self._remember(ready.rule_set)
+        rows_kept, generation = self.counting.rows_for(screened)
         record = ScreeningRecord(
             id=screening_id,
             merchant=transaction.merchant,
@@ -165,6 +179,8 @@ class Screener:
             code=screened.decision.code,
             revision=ready.rule_set.revision,
             document=document,
+            velocity=rows_kept,
+            velocity_generation=generation,
         )
         return given, record
 
@@ -205,6 +221,11 @@ class Screener:
         screening_id = parse_screening_id(id_text)
         return None if screening_id is None else self.log.get(screening_id)
 
+    def merchant_of(self, id_text: str) -> str | None:
+        """The merchant of a recorded screening, or None when there is none of that id."""
+        document = self.screening(id_text)
+        return None if document is None else str(orjson.loads(document)["transaction"]["merchant"])
+
     def rule_texts(self, revision: str) -> list[tuple[str, str]]:
         """Path and text of every rule file of a revision that decided screenings; empty when not kept."""
         return self.log.read_revision(revision)
@@ -224,6 +245,7 @@ class Screener:
     # ---- life ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
+        await asyncio.to_thread(self._tell_of_changed_rules)
         self._tasks = [
             asyncio.create_task(self._keep_fresh(), name="keep-rules-fresh"),
             asyncio.create_task(self._warm_up(), name="warm-up-rules"),
@@ -231,6 +253,7 @@ class Screener:
 
     async def stop(self) -> None:
         """Ends the watch; every screening that was accepted is answered before."""
+        self.counting.stop()
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -256,7 +279,11 @@ class Screener:
             await asyncio.sleep(self._reload_interval_s)
             try:
                 if await asyncio.to_thread(self.library.refresh):
+                    await asyncio.to_thread(self.counting.adopt, self.library.snapshot.rule_sets)
                     self.rules.take_up()
+                if await asyncio.to_thread(self.counting.catch_up):
+                    self.rules.take_up()
+                    await asyncio.to_thread(self._tell_of_changed_rules)
                 await asyncio.to_thread(self.data.reload_if_changed)
                 if self._key_watch is not None:
                     self.card_key = await asyncio.to_thread(self._key_watch.current)
@@ -264,6 +291,15 @@ class Screener:
             except Exception:  # noqa: BLE001 - the watch must outlive any one bad file; what is in force stays
                 _log.exception("looking for changed rule and data files failed")
             self._report_problems()
+
+    def _tell_of_changed_rules(self) -> None:
+        """Has the audit log tell which rule files are not what they were, and who owns them."""
+        if self._audit is None:
+            return
+        try:
+            self._audit.record_rule_files(self.library.files_in_force())
+        except StoreUnavailable as error:
+            _log.error("changed rule files could not be told of in the audit log: %s", error)
 
     async def _look_after_lists(self) -> None:
         if self.run_time_lists is None or self.list_store is None:

@@ -120,13 +120,14 @@ class Registry:
     generation: int = 0
     everywhere: tuple[Series, ...] = ()
     of_merchant: Mapping[str, tuple[Series, ...]] = field(default_factory=dict)
-    ready: frozenset[tuple[str, str]] = frozenset()  # (series, merchant or nothing)
+    ready: frozenset[tuple[str, str]] = frozenset()  # (series, owner: a merchant, or nothing for everybody)
+    is_complete: bool = True  # all of them are ready
 
     def series_for(self, merchant: str) -> tuple[Series, ...]:
         own = self.of_merchant.get(merchant)
         return self.everywhere if own is None else own + self.everywhere
 
-    def needs(self, merchant: str) -> frozenset[FactName]:
+    def needs_of(self, merchant: str) -> frozenset[FactName]:
         """The facts that a record must hold so that its rows can be made again."""
         found: set[FactName] = set()
         for series in self.series_for(merchant):
@@ -134,11 +135,8 @@ class Registry:
             found |= {series.distinct} if series.distinct is not None else set()
         return frozenset(found)
 
-    def is_ready(self, series: Series, merchant: str) -> bool:
-        return (series.text, owner_of(series, merchant)) in self.ready
-
-    def knows(self, series: Series, merchant: str) -> bool:
-        return series in self.series_for(merchant)
+    def knows(self, series: Series, owner: str) -> bool:
+        return series in (self.of_merchant.get(owner, ()) if owner else self.everywhere)
 
 
 def owner_of(series: Series, merchant: str) -> str:
@@ -157,12 +155,12 @@ def read_registry(connection: sqlite3.Connection) -> Registry:
     of_merchant: dict[str, tuple[Series, ...]] = {}
     for _, text, merchant, _ in rows:
         series = parse_series(text)
-        if series.scope is CounterScope.ALL:
+        if not merchant:
             everywhere.append(series)
         else:
             of_merchant[merchant] = (*of_merchant.get(merchant, ()), series)
     ready = frozenset((text, merchant) for _, text, merchant, complete in rows if complete)
-    return Registry(rows[-1][0] if rows else 0, tuple(everywhere), of_merchant, ready)
+    return Registry(rows[-1][0] if rows else 0, tuple(everywhere), of_merchant, ready, len(ready) == len(rows))
 
 
 # ---- writing --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from .ast import ListName, Rule, RuleSet, facts_read
+from .counters import with_counter_needs
 
 
 def awaited_lists(rule_set: RuleSet) -> frozenset[ListName]:
@@ -25,7 +26,7 @@ def activate(rule_set: RuleSet, filled: AbstractSet[ListName]) -> RuleSet:
     woken = [new for new, old in zip(rules, rule_set.rules, strict=True) if new is not old]
     if not woken:
         return rule_set
-    reads = rule_set.reads.union(*map(_facts_of, woken))
+    reads = with_counter_needs(rule_set.reads.union(*map(_facts_of, woken)), rule_set.velocity)
     return replace(rule_set, rules=rules, reads=reads)
 
 

@@ -15,6 +15,7 @@ below; `within` is a number of seconds, minutes, hours, days or weeks, from 1 se
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -97,6 +98,11 @@ class Counter:
         """The catalogue facts without which it is unknown."""
         named = {*self.per, *([self.distinct] if self.distinct is not None else [])}
         return frozenset("ip_address" if name == IP_NETWORK else name for name in named)
+
+
+def with_counter_needs(reads: frozenset[FactName], velocity: Mapping[FactName, Counter]) -> frozenset[FactName]:
+    """The facts read, with those that the counters among them need."""
+    return reads.union(*(velocity[name].needs for name in reads & velocity.keys())) if velocity else reads
 
 
 _AMONG_WORDS: Final[dict[Among, tuple[str, str]]] = {

@@ -21,6 +21,7 @@ from ..diagnostics import Diagnostic, suggest
 from .ast import ChallengeOutcomes, DeclaredList, ListName, Mode, Outcome, Rule, RuleId, RuleSet
 from .check import names_written, read_file
 from .checked import DEFAULT_TIMEZONE, CheckedFile, FileKind, has_errors, in_order, shown
+from .counters import with_counter_needs
 from .link_merge import Merged, merge
 from .link_rules import make_effective
 
@@ -159,8 +160,7 @@ def _rule_set(
             sources.append(shared)
     evaluated = [merged.rules[rule.id] for rule in rules if rule.mode is not Mode.OFF]
     reads = frozenset().union(*(rule.reads for rule in evaluated))
-    if merged.velocity:
-        reads = reads.union(*(merged.velocity[name].needs for name in reads & merged.velocity.keys()))
+    reads = with_counter_needs(reads, merged.velocity)
     form = "\n".join([_REVISION_FORM, *(source.content_sha256 for source in sources)])
     return RuleSet(
         name=file.name,
