@@ -7,6 +7,7 @@ import queue
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from fraudengine.access import AccessKeys, Role
+from fraudengine.audit import AuditLog
+from fraudengine.config import Config
+from fraudengine.environment import environment_of
 
 REPOSITORY = Path(__file__).parent.parent
 PATIENCE_S = 30.0
@@ -83,7 +89,11 @@ def copy_data(target: Path) -> Path:
 
 @contextmanager
 def running_service(
-    directory: Path, environment: Mapping[str, str] | None = None, *, arguments: tuple[str, ...] = ()
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    arguments: tuple[str, ...] = (),
+    verify: Path | None = None,
 ) -> Iterator[Service]:
     """Serves copies of the sample rules and data from below `directory`; what is there is used as it is."""
     directory.mkdir(exist_ok=True)
@@ -115,7 +125,9 @@ def running_service(
     reader.start()
     try:
         url = _ready_url(lines, said)
-        with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
+        trusted = ssl.create_default_context(cafile=verify) if verify is not None else True
+        headers = key_headers(directory / "var")
+        with httpx.Client(base_url=url, timeout=PATIENCE_S, headers=headers, verify=trusted) as client:
             yield Service(process, url, rules, directory / "var", data, client, said)
     finally:
         if process.poll() is None:
@@ -124,6 +136,16 @@ def running_service(
         reader.join(PATIENCE_S)
         assert process.stderr is not None
         process.stderr.close()
+
+
+def key_headers(state: Path) -> dict[str, str]:
+    """The header of a key that may do everything: the one that `make run` prints, else one made now."""
+    held = state / "development.key"
+    if held.exists():
+        return {"authorization": f"Bearer {held.read_text().strip()}"}
+    with AuditLog(state) as audit, AccessKeys(state, environment_of(Config(state=state)), audit) as keys:
+        key, _ = keys.create("tests", Role.ADMIN, by="tests")
+    return {"authorization": f"Bearer {key}"}
 
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None], said: list[str]) -> None:
@@ -136,7 +158,7 @@ def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None], said: 
 
 def _ready_url(lines: queue.Queue[str | None], said: list[str]) -> str:
     while (line := lines.get(timeout=PATIENCE_S)) is not None:
-        found = re.search(r"ready on (http://\S+)", line)
+        found = re.search(r"ready on (https?://\S+)", line)
         if found:
             return found[1]
     raise AssertionError("the service ended before it was ready:\n" + "".join(said))
@@ -145,3 +167,18 @@ def _ready_url(lines: queue.Queue[str | None], said: list[str]) -> str:
 def files_below(directory: Path) -> dict[Path, bytes]:
     """Every file below a directory with its content."""
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def fraudengine(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs one command from the repository, with no settings of the surroundings."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "fraudengine", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=clean | environment,
+        cwd=REPOSITORY,
+        timeout=60,
+        check=False,
+    )

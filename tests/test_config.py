@@ -80,14 +80,19 @@ def test_without_development_no_key_is_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_loopback_hosts_are_taken(host: str) -> None:
-    read_configuration(host=host).require_loopback()
+def test_loopback_hosts_are_taken_without_keys(host: str) -> None:
+    read_configuration(host=host).require_safe_host(has_keys=False)
+    assert not read_configuration(host=host).tells_in_clear
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.4", "screening.example"])
-def test_other_hosts_are_refused_while_there_are_no_access_keys(host: str) -> None:
-    with pytest.raises(ConfigurationError, match="FRAUDENGINE_HOST"):
-        read_configuration(host=host).require_loopback()
+def test_other_hosts_need_a_key_and_no_development_key(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="FRAUDENGINE_HOST.* no API key yet"):
+        read_configuration(host=host).require_safe_host(has_keys=False)
+    read_configuration(host=host).require_safe_host(has_keys=True)
+    assert read_configuration(host=host).tells_in_clear
+    with pytest.raises(ConfigurationError, match="FRAUDENGINE_HOST.* development"):
+        read_configuration(host=host, development=True).require_safe_host(has_keys=True)
 
 
 def test_every_setting_has_help_and_stands_in_the_table() -> None:

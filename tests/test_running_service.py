@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from .running import CARD, TRANSACTION, Service, copy_data, copy_rules, files_below, running_service, wait_until
+from .running import (
+    CARD,
+    TRANSACTION,
+    Service,
+    copy_data,
+    copy_rules,
+    files_below,
+    fraudengine,
+    running_service,
+    wait_until,
+)
 
 # Published scheme test numbers, as they are, spaced and dashed.
 TEST_PANS = ("4111111111111111", "5555555555554444", "378282246310005", "6011111111111117", "3530111333300000")
@@ -144,12 +154,12 @@ def test_an_edit_takes_effect_within_a_second_and_a_bad_one_changes_nothing(own:
     edit(merchant, "challenge_above: {TND: 250}", "challenge_above: {TND: 200.0001}")
     wait_until(lambda: own.problems() != [], "the bad edit is reported")
     (problem,) = own.problems()
-    assert "merchants/carthage-market.yaml:6" in problem
+    assert "merchants/carthage-market.yaml:7" in problem
     assert "stay in force" in problem
     assert own.client.get("/readyz").status_code == 200
     assert decision() == "challenge"
     wait_until(lambda: any("too many decimals" in line for line in own.stderr), "the log says so")
-    status = fraudengine("status", "--url", own.url)
+    status = fraudengine("status", "--url", own.url, "--state", str(own.state))
     assert status.returncode == 1
     assert "too many decimals" in status.stdout
 
@@ -295,21 +305,6 @@ def test_a_crash_shows_no_card_number() -> None:
 
 
 # ---- command line ---------------------------------------------------------------------------------
-
-
-def fraudengine(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs one command from the repository, with no settings of the surroundings."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "fraudengine", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=clean | environment,
-        cwd=Path(__file__).parent.parent,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_status_without_a_service() -> None:

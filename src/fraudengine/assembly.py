@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from .access import AccessKeys
+from .audit import AuditLog
 from .card_keys import KeyWatch
 from .config import Config
 from .decision_log import DecisionLog
-from .diagnostics import ConfigurationError
 from .engine import Engine
+from .environment import claim_state
 from .list_store import ListStore
 from .lookups import DataFiles
 from .rules.library import Library
@@ -22,12 +24,12 @@ def open_data(config: Config) -> DataFiles:
     return DataFiles(config.ip_country_file, config.data / "bins.dat", config.data / "bins.local.csv")
 
 
-def open_screener(config: Config) -> Screener:
-    """A screener on real files. Raises ConfigurationError, RuleFilesRefused, DataFileError, StoreUnavailable."""
-    try:
-        config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigurationError(f"the state directory {config.state} cannot be made: {error.strerror}") from None
+def open_screener(config: Config, audit: AuditLog | None = None) -> Screener:
+    """A screener on real files; changes of rules go to `audit`.
+
+    Raises ConfigurationError, RuleFilesRefused, DataFileError, StoreUnavailable.
+    """
+    claim_state(config)
     data = open_data(config)
     library = Library.load(config.rules)
     loaded = config.load_card_key()
@@ -49,7 +51,12 @@ def open_screener(config: Config) -> Screener:
         raise
     watch = KeyWatch(config.key_file, lambda: config.load_card_key().key, loaded.key)
     return Screener(
-        Parts(library, data, log, Engine(on_failure=config.on_failure_outcome), loaded.key, lists, watch),
+        Parts(library, data, log, Engine(on_failure=config.on_failure_outcome), loaded.key, lists, watch, audit),
         fall_back_to_platform=config.unknown_merchant == "platform",
         reload_interval_ms=config.reload_interval_ms,
     )
+
+
+def open_access(config: Config, audit: AuditLog) -> AccessKeys:
+    """The API keys of the state directory; changes of keys go to `audit`."""
+    return AccessKeys(config.state, claim_state(config), audit)

@@ -57,10 +57,30 @@ class Config(BaseSettings):
         Path | None,
         Field(description="File of mode 0600 that holds the card key; unset: `card.key` in the state directory."),
     ] = None
-    host: Annotated[str, Field(description="Address to listen on; until access keys exist, loopback only.")] = (
-        "127.0.0.1"
-    )
+    environment: Annotated[
+        Literal["live", "test"] | None,
+        Field(
+            description="`live` or `test` (the gateway's pre-production), each with a state directory of its own; "
+            "unset: what the state directory belongs to, else `live` (`test` in development)."
+        ),
+    ] = None
+    host: Annotated[
+        str, Field(description="Address to listen on; one that others can reach needs an API key made before.")
+    ] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8080
+    ssl_certfile: Annotated[Path | None, Field(description="PEM file of the TLS certificate and its chain.")] = None
+    ssl_keyfile: Annotated[Path | None, Field(description="PEM file of the certificate's private key.")] = None
+    trusted_proxies: Annotated[
+        str,
+        Field(
+            description="Addresses or networks, separated by commas, of proxies whose `X-Forwarded-For` and "
+            "`X-Forwarded-Proto` are believed; empty: nobody's."
+        ),
+    ] = ""
+    api_key: Annotated[
+        SecretStr | None,
+        Field(description="The API key that commands call a service with; unset: that of `make run`, if any."),
+    ] = None
     workers: Annotated[int, Field(ge=1, le=64, description="Processes that screen; only 1 for now.")] = 1
     unknown_merchant: Annotated[
         Literal["refuse", "platform"],
@@ -110,13 +130,24 @@ class Config(BaseSettings):
         given = {CARD_KEY_VARIABLE: self.card_key.get_secret_value()} if self.card_key is not None else {}
         return load_card_key(given, self.key_file, create_development_key=self.development)
 
-    def require_loopback(self) -> None:
-        """Raises ConfigurationError unless `host` is this machine's own: there are no access keys yet."""
-        if not _is_loopback(self.host):
-            raise ConfigurationError(
-                f"{environment_name('host')} is `{self.host}`, which other machines could reach, and this release "
-                "has no access keys: listen on 127.0.0.1 and let the gateway run beside it or tunnel to it"
-            )
+    def require_safe_host(self, *, has_keys: bool) -> None:
+        """Raises ConfigurationError for a host that others could reach, in development or before a key is made."""
+        if _is_loopback(self.host) or (has_keys and not self.development):
+            return
+        why = (
+            "a development service prints a key to everything: unset it there"
+            if self.development
+            else "there is no API key yet: make one with `fraudengine keys create NAME --role gateway`"
+        )
+        raise ConfigurationError(
+            f"{environment_name('host')} is `{self.host}`, which other machines could reach, and {why}; "
+            "or listen on 127.0.0.1"
+        )
+
+    @property
+    def tells_in_clear(self) -> bool:
+        """Whether card numbers could cross a network unencrypted, unless a proxy in front ends TLS."""
+        return not _is_loopback(self.host) and self.ssl_certfile is None
 
 
 def _is_loopback(host: str) -> bool:

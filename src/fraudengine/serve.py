@@ -11,6 +11,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .api import ScreenerPort, create_app
+from .api import AccessPort, ScreenerPort, create_app
 from .api.problems import TIMEOUT, Problem
 from .cards import HidePans
 from .config import Config, environment_name
@@ -48,17 +49,17 @@ class ServedScreener(ScreenerPort, Protocol):
     async def stop(self) -> None: ...
 
 
-def serve(config: Config, screener: ServedScreener) -> None:
+def serve(config: Config, screener: ServedScreener, access: AccessPort) -> None:
     """Serves until SIGTERM or SIGINT; prints one line to standard error when ready.
 
-    Raises ConfigurationError for a host that others could reach or for several workers, CannotListen when the
-    port is taken, and whatever the screener's start raises.
+    Raises ConfigurationError for several workers or a certificate that cannot be read, CannotListen when the port
+    is taken, and whatever the screener's start raises.
     """
     if config.workers != 1:
         raise ConfigurationError(f"{environment_name('workers')} is {config.workers}; only 1 is available yet")
-    config.require_loopback()
+    check_certificate(config)
     with open_socket(config) as listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, screener, listening))
+        runner.run(_serve(config, screener, access, listening))
 
 
 def open_socket(config: Config) -> socket.socket:
@@ -79,20 +80,23 @@ def open_socket(config: Config) -> socket.socket:
     return bound
 
 
-async def _serve(config: Config, screener: ServedScreener, listening: socket.socket) -> None:
+async def _serve(config: Config, screener: ServedScreener, access: AccessPort, listening: socket.socket) -> None:
     await screener.start()
     spare_the_collector()
     try:
         server = _Server(
             uvicorn.Config(
-                create_app(screener, config),
+                create_app(screener, config, access),
                 http=BoundedHttp,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,
+                proxy_headers=bool(config.trusted_proxies),
+                forwarded_allow_ips=config.trusted_proxies or None,
+                ssl_certfile=config.ssl_certfile,
+                ssl_keyfile=config.ssl_keyfile,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 limit_concurrency=MAX_CONNECTIONS,
@@ -102,6 +106,21 @@ async def _serve(config: Config, screener: ServedScreener, listening: socket.soc
         await server.serve(sockets=[listening])
     finally:
         await screener.stop()
+
+
+def check_certificate(config: Config) -> None:
+    """Raises ConfigurationError unless certificate and private key can be read and belong together."""
+    if config.ssl_certfile is None:
+        if config.ssl_keyfile is not None:
+            raise ConfigurationError(f"{environment_name('ssl_certfile')} is missing beside the private key")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise ConfigurationError(
+            f"the certificate {config.ssl_certfile} and its key cannot be used ({error}); check "
+            f"{environment_name('ssl_certfile')} and {environment_name('ssl_keyfile')}"
+        ) from None
 
 
 def spare_the_collector() -> None:
@@ -122,7 +141,8 @@ class _Server(uvicorn.Server):
         for listening in sockets or ():
             host, port = listening.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            print(f"fraudengine: ready on http://{shown}:{port}", file=sys.stderr, flush=True)
+            scheme = "https" if self.config.is_ssl else "http"
+            print(f"fraudengine: ready on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

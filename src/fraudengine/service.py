@@ -281,9 +281,9 @@ class Screener:
                 if await asyncio.to_thread(self.library.refresh):
                     await asyncio.to_thread(self.counting.adopt, self.library.snapshot.rule_sets)
                     self.rules.take_up()
+                    await asyncio.to_thread(self._tell_of_changed_rules)
                 if await asyncio.to_thread(self.counting.catch_up):
                     self.rules.take_up()
-                    await asyncio.to_thread(self._tell_of_changed_rules)
                 await asyncio.to_thread(self.data.reload_if_changed)
                 if self._key_watch is not None:
                     self.card_key = await asyncio.to_thread(self._key_watch.current)

@@ -55,10 +55,11 @@ NETWORKS = ("41.226", "197.0", "196.203", "102.152", "81.2", "8.8", "90.80", "2.
 WRK_SCRIPT = """
 local prefix, round = dofile("{variants}"), "{round}"
 local sent = 0
+local headers = {{["content-type"] = "application/json", ["authorization"] = "Bearer {key}"}}
 request = function()
   sent = sent + 1
   local body = prefix[sent % #prefix + 1] .. "T-" .. round .. "-" .. sent .. '"}}'
-  return wrk.format("POST", "/v1/screenings", {{["content-type"] = "application/json"}}, body)
+  return wrk.format("POST", "/v1/screenings", headers, body)
 end
 done = function(summary, latency, requests)
   local e = summary.errors
@@ -159,7 +160,9 @@ def make_pan(chance: random.Random) -> str:
 
 def measure(server: Server, name: str, seconds: int, directory: Path) -> Round:
     script = directory / f"{name}.lua"
-    script.write_text(WRK_SCRIPT.format(variants=directory / "variants.lua", round=f"{name}-{server.port}"))
+    key = (directory / "state" / "development.key").read_text().strip()
+    variants = directory / "variants.lua"
+    script.write_text(WRK_SCRIPT.format(variants=variants, round=f"{name}-{server.port}", key=key))
     wrk = ["taskset", "-c", WRK_CORE, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
     before = server.cpu_us()
     ran = subprocess.run([*wrk, f"http://127.0.0.1:{server.port}"], capture_output=True, text=True, check=True)
@@ -175,7 +178,7 @@ def measure(server: Server, name: str, seconds: int, directory: Path) -> Round:
 
 def check_every_answer_is_recorded(state: Path, answers: int) -> None:
     for path in state.iterdir():
-        if path.suffix == ".db":
+        if path.name == "decisions.db":
             with sqlite3.connect(path) as database:
                 (recorded,) = database.execute(
                     "SELECT count(*) FROM screenings WHERE transaction_id LIKE 'T-a%'"
@@ -222,12 +225,18 @@ def _port_when_ready(process: subprocess.Popen[bytes], log: Path) -> int:
 
 def serve_ours(state: Path) -> None:
     """The service as `fraudengine serve` runs it, on the repository's rules and data."""
-    from fraudengine.assembly import open_screener
+    from fraudengine.access import development_key
+    from fraudengine.assembly import open_access, open_screener
+    from fraudengine.audit import AuditLog
+    from fraudengine.environment import claim_state
     from fraudengine.serve import log_to_stderr, serve
 
     log_to_stderr()
     config = Config(port=0, rules=ROOT / "rules", data=ROOT / "data", state=state, development=True)
-    serve(config, open_screener(config))
+    claim_state(config)
+    with AuditLog(state) as audit, open_access(config, audit) as access:
+        development_key(access, state)
+        serve(config, open_screener(config), access)
 
 
 def serve_echo() -> None:

@@ -20,6 +20,7 @@ from ..request_problems import safe_name
 from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
 from .answers import FieldError, Health, ProblemDocument, ProblemKind, Readiness, RuleSetAnswer, ScreeningAnswer
+from .gate import OPEN, AccessPort, Gate
 from .lists import KeepsLists, add_list_routes, problem_of_list_error
 from .problems import (
     BASE,
@@ -36,7 +37,7 @@ from .problems import (
     problem_of_status,
 )
 from .rule_sets import describe_rule_set
-from .screenings import PATH, ScreeningEndpoint, Screens
+from .screenings import PATH, ScreeningEndpoint, Screens, send_problem
 
 DESCRIPTION: Final = """Screens card payments before they are authorised.
 
@@ -51,6 +52,8 @@ class ScreenerPort(Screens, KeepsLists, Protocol):
 
     def screening(self, id_text: str) -> bytes | None: ...
 
+    def merchant_of(self, id_text: str) -> str | None: ...
+
     def rule_texts(self, revision: str) -> list[tuple[str, str]]: ...
 
     def rule_set(self, merchant: str) -> RuleSet: ...
@@ -61,19 +64,34 @@ class ScreenerPort(Screens, KeepsLists, Protocol):
 
 
 class ScreeningApp(FastAPI):
-    """FastAPI, but `POST /v1/screenings` is answered before its middleware and routing."""
+    """FastAPI behind the gate, but `POST /v1/screenings` is answered before its middleware and routing."""
 
     screenings: ScreeningEndpoint
+    gate: Gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+        elif (refused := self._admit(scope)) is not None:
+            await send_problem(refused, send)
+        elif scope["path"] == PATH and scope["method"] == "POST":
             await self.screenings(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
+    def _admit(self, scope: Scope) -> Problem | None:
+        try:
+            return self.gate.admit(scope)
+        except FraudengineError as error:  # the keys or the log cannot be read
+            return problem_for(error) or Problem(INTERNAL, INTERNAL.help, close=True)
+
     def openapi(self) -> dict[str, Any]:
         """The description of the API, with the problem document that every operation refers to."""
         described = super().openapi()
+        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"key": []}]
+        for path in OPEN:
+            described["paths"][path]["get"]["security"] = []
         for model in (ProblemDocument, FieldError):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schema.pop("$defs", None)
@@ -81,8 +99,8 @@ class ScreeningApp(FastAPI):
         return described
 
 
-def create_app(screener: ScreenerPort, config: Config) -> ScreeningApp:
-    """The application around a screener that the caller starts and stops."""
+def create_app(screener: ScreenerPort, config: Config, access: AccessPort) -> ScreeningApp:
+    """The application around a screener that the caller starts and stops; `access` says who may call."""
     app = ScreeningApp(
         title="fraudengine",
         version="1",
@@ -91,6 +109,7 @@ def create_app(screener: ScreenerPort, config: Config) -> ScreeningApp:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.gate = Gate(access, screener.merchant_of)
     app.screenings = ScreeningEndpoint(screener, config.max_body_bytes)
     _add_problem_handlers(app)
     _add_screening_routes(app, screener)
@@ -147,7 +166,16 @@ def _documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 
 
 def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
-    post = ("not-json", "invalid-transaction", "unknown-merchant", "rules-refused", "request-timeout", "too-large")
+    post = (
+        "unauthorized",
+        "forbidden",
+        "not-json",
+        "invalid-transaction",
+        "unknown-merchant",
+        "rules-refused",
+        "request-timeout",
+        "too-large",
+    )
     after = ("unsupported-media-type", "internal-error", "store-unavailable")
 
     @app.post(
@@ -214,10 +242,16 @@ def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
         response_model=Readiness,
         responses={503: {"model": Readiness, "description": "Screenings are not answered."}},
     )
-    async def readyz() -> Response:
-        """200 while screenings are answered, also with older rules or data in use; `problems` says so then."""
+    async def readyz(request: Request) -> Response:
+        """200 while screenings are answered, also with older rules or data in use; `problems` says so then.
+
+        It needs no key; without one it says only how many problems there are.
+        """
         ready = screener.ready()
-        answer = Readiness(ready=ready, problems=[hide_pans(text) for text in screener.problems()])
+        problems = [hide_pans(text) for text in screener.problems()]
+        if problems and request.scope["grant"] is None:
+            problems = [f"{len(problems)} problems; a key shows them"]
+        answer = Readiness(ready=ready, problems=problems)
         return JSONResponse(answer.model_dump(), 200 if ready else 503, {"cache-control": "no-store"})
 
     @app.get(

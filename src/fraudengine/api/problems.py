@@ -55,6 +55,15 @@ RULES_REFUSED = Kind(
 UNKNOWN_SCREENING = Kind(
     "unknown-screening", 404, "No screening has that id", "Take the `screening_id` of an answer."
 )
+UNAUTHORIZED = Kind(
+    "unauthorized",
+    401,
+    "The call carries no key that is in force",
+    "Send `Authorization: Bearer KEY`; `fraudengine keys create` makes one, `keys list` shows those in force.",
+)
+FORBIDDEN = Kind(
+    "forbidden", 403, "The key does not allow this", "Use a key whose role and merchants cover what you ask for."
+)
 NOT_FOUND = Kind("not-found", 404, "There is nothing at this address", "See /openapi.json for what there is.")
 METHOD_NOT_ALLOWED = Kind(
     "method-not-allowed", 405, "This address does not take that method", "See /openapi.json for what it takes."
@@ -106,6 +115,8 @@ KINDS: Final[dict[str, Kind]] = {
         UNKNOWN_MERCHANT,
         RULES_REFUSED,
         UNKNOWN_SCREENING,
+        UNAUTHORIZED,
+        FORBIDDEN,
         NOT_FOUND,
         METHOD_NOT_ALLOWED,
         UNKNOWN_LIST,
@@ -140,6 +151,8 @@ class Problem:
     @property
     def headers(self) -> list[tuple[str, str]]:
         headers = [("content-type", MEDIA_TYPE), ("cache-control", "no-store")]
+        if self.kind is UNAUTHORIZED:
+            headers.append(("www-authenticate", "Bearer"))
         if self.kind is UNAVAILABLE:
             headers.append(("retry-after", str(RETRY_AFTER_SECONDS)))
         if self.close:

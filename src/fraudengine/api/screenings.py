@@ -12,10 +12,12 @@ from typing import Final, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from ..access import Grant
 from ..cards import CardKey
 from ..facts import Transaction
 from ..request import read_transaction
-from .problems import INTERNAL, MEDIA_TYPE_REFUSED, TOO_LARGE, Problem, problem_for
+from .gate import NOT_YOURS
+from .problems import FORBIDDEN, INTERNAL, MEDIA_TYPE_REFUSED, TOO_LARGE, Problem, problem_for
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +55,14 @@ class ScreeningEndpoint:
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a call that the gate admitted; `scope["grant"]` says for which merchants it may be."""
+        grant: Grant = scope["grant"]
         received_ns = time.perf_counter_ns()
         try:
             body = await self._read_body(scope, receive)
             transaction, digest = read_transaction(body, self._screener.card_key, time.time_ns() // 1000)
+            if not grant.covers(transaction.merchant):
+                raise _Refused(Problem(FORBIDDEN, NOT_YOURS, (("merchant", "is not one of the key's"),)))
             answer = await self._screener.screen(transaction, digest, received_ns)
         except _Disconnected:
             return

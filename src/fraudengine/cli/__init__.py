@@ -13,6 +13,7 @@ import click
 from .. import cards
 from ..diagnostics import ConfigurationError, FraudengineError, RuleFilesRefused, StoreUnavailable
 from . import (
+    access,
     checking,
     comparing,
     data,
@@ -57,6 +58,7 @@ for group in (
     comparing,
     starting,
     reporting,
+    access,
     lists,
     keys,
     data,

@@ -7,14 +7,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..assembly import open_screener
+from ..access import development_key
+from ..assembly import open_access, open_screener
+from ..audit import AuditLog
+from ..config import Config
 from ..diagnostics import InvalidTransaction, UnknownMerchant
+from ..environment import claim_state
 from ..request import read_transaction
 from ..serve import CannotListen, log_to_stderr
 from ..serve import serve as serve_forever
@@ -31,7 +35,8 @@ from .options import (
 _TRY = """\
 Try it in another terminal:
 
-  curl -s http://{host}:{port}/v1/screenings -H 'content-type: application/json' -d '{{
+  curl -s http://{host}:{port}/v1/screenings -H 'content-type: application/json' \\
+    -H 'authorization: Bearer {key}' -d '{{
     "merchant": "{merchant}", "transaction_id": "T-1", "amount": "450.000", "currency": "TND",
     "card": {{"pan": "4111 1111 1111 1111", "country": "TN"}}, "ip_address": "41.226.11.9"}}'
 """
@@ -55,17 +60,35 @@ def serve(
     """Answer screenings over HTTP until stopped. Edited rule files take effect within a second."""
     config = configuration(rules=rules, state=state, data=data_directory, host=host, port=port, workers=workers)
     log_to_stderr()
-    config.require_loopback()
-    screener = open_screener(config)
-    for problem in screener.problems():
-        click.echo(f"fraudengine: {problem}", err=True)
-    if config.development and screener.merchants:
-        merchant = screener.merchants[0]
-        click.echo(_TRY.format(host=config.host, port=config.port, merchant=merchant), err=True)
-    try:
-        serve_forever(config, screener)
-    except CannotListen as error:
-        raise Problem(str(error), 3) from None
+    claim_state(config)
+    with AuditLog(config.state) as audit, open_access(config, audit) as access:
+        config.require_safe_host(has_keys=not access.is_empty)
+        screener = open_screener(config, audit)
+        for problem in screener.problems():
+            click.echo(f"fraudengine: {problem}", err=True)
+        if config.development:
+            _show_how_to_try(config, development_key(access, config.state), screener.merchants)
+        elif access.is_empty:
+            click.echo(f"fraudengine: {_NO_KEY}", err=True)
+        if config.tells_in_clear:
+            click.echo(f"fraudengine: {_IN_CLEAR}", err=True)
+        try:
+            serve_forever(config, screener, access)
+        except CannotListen as error:
+            raise Problem(str(error), 3) from None
+
+
+_NO_KEY = "nobody can call: there is no API key yet; make one with: fraudengine keys create NAME --role gateway"
+_IN_CLEAR = (
+    "calls are not encrypted: set FRAUDENGINE_SSL_CERTFILE and FRAUDENGINE_SSL_KEYFILE, or let only a proxy that "
+    "ends TLS reach this port"
+)
+
+
+def _show_how_to_try(config: Config, key: str, merchants: Sequence[str]) -> None:
+    click.echo(f"fraudengine: development key, also in {config.state / 'development.key'}:\n  {key}", err=True)
+    if merchants:
+        click.echo(_TRY.format(host=config.host, port=config.port, merchant=merchants[0], key=key), err=True)
 
 
 @click.command()
@@ -134,16 +157,30 @@ def _in_words(given: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _key_header(config: Config) -> dict[str, str]:
+    """The key that commands call the service with; without one the service says less."""
+    if config.api_key is not None:
+        return {"authorization": f"Bearer {config.api_key.get_secret_value()}"}
+    try:
+        key = (config.state / "development.key").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {"authorization": f"Bearer {key}"}
+
+
 @click.command()
 @click.option("--url", help="Where the service answers (default: http://HOST:PORT of the settings).")
+@state_option
 @format_option
-def status(url: str | None, output: str | None) -> None:
+def status(url: str | None, state: Path | None, output: str | None) -> None:
     """Say how the running service is: whether it answers, which rule files it refuses and why, data dates."""
-    config = configuration(format=output)
+    config = configuration(state=state, format=output)
     host = f"[{config.host}]" if ":" in config.host else config.host
-    address = (url or f"http://{host}:{config.port}").rstrip("/")
+    scheme = "https" if config.ssl_certfile is not None else "http"
+    address = (url or f"{scheme}://{host}:{config.port}").rstrip("/")
+    asked = urllib.request.Request(f"{address}/readyz", headers=_key_header(config))
     try:
-        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as response:
+        with urllib.request.urlopen(asked, timeout=5) as response:
             found = json.load(response)
     except urllib.error.HTTPError as error:
         found = json.load(error)

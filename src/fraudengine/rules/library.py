@@ -126,6 +126,13 @@ class Library:
         """The last good form of each file, by path."""
         return {path: file.checked for path, file in self._files.items() if file.checked is not None}
 
+    def files_in_force(self) -> dict[str, tuple[str, str]]:
+        """The SHA-256 of the text in force of each file, and the user who owns the file, by path."""
+        return {
+            path: (checked.text_sha256, _owner(self.directory / path))
+            for path, checked in self.checked_files.items()
+        }
+
     def texts(self, rule_set: RuleSet) -> tuple[tuple[str, str], ...]:
         """Path and text of every file that a rule set in force is made from."""
         return tuple((path, self._texts[digest]) for path, digest in rule_set.sources)
@@ -244,6 +251,13 @@ class Library:
         used = {digest for rule_set in rule_sets for _, digest in rule_set.sources}
         used |= {file.checked.text_sha256 for file in self._files.values() if file.checked is not None}
         self._texts = {digest: text for digest, text in self._texts.items() if digest in used}
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except (OSError, KeyError):  # gone meanwhile, or a number without a name
+        return "unknown"
 
 
 def _unreadable(path: str, error: OSError) -> Diagnostic:
