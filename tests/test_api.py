@@ -23,6 +23,7 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
+from fraudengine import http_protocol
 from fraudengine import serve as server_module
 from fraudengine.access import Environment, Grant, Role
 from fraudengine.api import create_app
@@ -470,12 +471,15 @@ def serve_stand_in() -> None:
     """What the subprocess below runs; the screener's delay and the server's patience come as arguments."""
     screener = StandIn()
     screener.delay_s = float(sys.argv[1])
-    server_module.ARRIVAL_SECONDS = float(sys.argv[2])  # type: ignore[misc]
+    http_protocol.ARRIVAL_SECONDS = float(sys.argv[2])  # type: ignore[misc]
+    server_module.MAX_CONNECTIONS = int(sys.argv[3])  # type: ignore[misc]
     serve(Config(port=0), screener, Anyone())
 
 
 @contextmanager
-def served(delay_s: float = 0.0, arrival_s: float = 10.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def served(
+    delay_s: float = 0.0, arrival_s: float = 10.0, most_connections: int = 100
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
     process = subprocess.Popen(
         [
@@ -484,6 +488,7 @@ def served(delay_s: float = 0.0, arrival_s: float = 10.0) -> Iterator[tuple[subp
             "from tests.test_api import serve_stand_in; serve_stand_in()",
             str(delay_s),
             str(arrival_s),
+            str(most_connections),
         ],
         cwd=ROOT,
         env={**environ, "PYTHONPATH": str(ROOT / "src")},
@@ -555,6 +560,57 @@ def test_a_request_that_does_not_arrive_whole_is_ended() -> None:
                 assert bool(received) == bool(answered)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             assert client.post("/v1/screenings", json=EXAMPLE).status_code == 200
+
+
+def request_bytes(body: bytes, *fields: str) -> bytes:
+    head = "\r\n".join(("POST /v1/screenings HTTP/1.1", "host: x", f"content-length: {len(body)}", *fields))
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def read_answers(connection: socket.socket, count: int) -> list[tuple[int, dict[str, Any]]]:
+    """Status and document of so many answers; each must say its length."""
+    answers: list[tuple[int, dict[str, Any]]] = []
+    held = connection.makefile("rb")
+    for _ in range(count):
+        status = int(held.readline().split()[1])
+        fields = dict(line.lower().split(b": ", 1) for line in iter(held.readline, b"\r\n"))
+        answers.append((status, json.loads(held.read(int(fields[b"content-length"])))))
+    return answers
+
+
+@pytest.mark.parametrize("cut", [1, 20, 90, -1], ids=["in the method", "in the head", "in the body", "at the end"])
+def test_requests_in_two_pieces_and_several_in_one(server: tuple[subprocess.Popen[str], int], cut: int) -> None:
+    """However the bytes come, each request is answered once and in order: the short way and uvicorn's meet."""
+    bodies = [json.dumps({**EXAMPLE, "transaction_id": f"T-{number}"}).encode() for number in range(6)]
+    sent = b"".join(map(request_bytes, [*bodies[:3], b"{", *bodies[3:]]))
+    sent += b"GET /healthz?x=1 HTTP/1.1\r\nhost: x\r\n\r\n" + request_bytes(bodies[0], "connection: close")
+    with socket.create_connection(("127.0.0.1", server[1]), timeout=30) as connection:
+        connection.sendall(sent[:cut])
+        with httpx.Client(base_url=f"http://127.0.0.1:{server[1]}") as other:
+            assert other.get("/healthz").status_code == 200
+        connection.sendall(sent[cut:])
+        answers = read_answers(connection, 9)
+        assert connection.recv(1) == b""
+    assert [status for status, _ in answers] == [200, 200, 200, 400, 200, 200, 200, 200, 200]
+
+
+@pytest.mark.parametrize("sent", [b"\0\0\0\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 40_000])
+def test_what_is_no_request_gets_a_problem_document(server: tuple[subprocess.Popen[str], int], sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server[1]), timeout=30) as connection:
+        connection.sendall(sent)
+        ((status, document),) = read_answers(connection, 1)
+        assert connection.recv(1) == b""
+    assert (status, document["type"]) == (400, "/problems/unreadable-request")
+
+
+def test_more_connections_than_are_taken_get_a_problem_document() -> None:
+    with served(most_connections=2) as (_, port):
+        held = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(2)]
+        held[1].sendall(request_bytes(json.dumps(EXAMPLE).encode()))
+        ((status, document),) = read_answers(held[1], 1)
+        assert (status, document["type"]) == (503, "/problems/overloaded")
+        for connection in held:
+            connection.close()
 
 
 def test_a_client_that_leaves_in_the_middle_hurts_nobody(server: tuple[subprocess.Popen[str], int]) -> None:

@@ -205,14 +205,6 @@ class DecisionLog:
         self._enqueue(entry, future.get_loop())
         return future
 
-    def append_then(self, record: ScreeningRecord, tell: Callable[[Settled], None]) -> None:
-        """The same for callers without a task: `tell` is called in this thread's running loop, with Written or
-        the StoreUnavailable, and never before this returns."""
-        loop = asyncio.get_running_loop()
-        entry = PendingRecord(record, self._lock)
-        entry.then(loop, tell)
-        self._enqueue(entry, loop)
-
     def append_and_wait(self, record: ScreeningRecord) -> Written:
         """The same for callers without an event loop; blocks until the record is on disk."""
         entry = PendingRecord(record, self._lock)

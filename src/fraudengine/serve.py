@@ -19,18 +19,15 @@ from typing import Final, Protocol
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .api import AccessPort, ScreenerPort, create_app
-from .api.problems import TIMEOUT, Problem
 from .cards import HidePans
 from .config import Config, environment_name
 from .diagnostics import ConfigurationError
+from .http_protocol import BoundedHttp
 
 _log = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES: Final = 32 * 1024
-ARRIVAL_SECONDS: Final = 10.0
 KEEP_ALIVE_SECONDS: Final = 75
 GRACE_SECONDS: Final = 20
 MAX_CONNECTIONS: Final = 4096
@@ -155,68 +152,6 @@ class _Server(uvicorn.Server):
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
-
-
-class BoundedHttp(HttpToolsProtocol):
-    """Bounds what a client may send before it is answered: MAX_HEAD_BYTES of request line and headers, and
-    ARRIVAL_SECONDS for a whole request. uvicorn itself waits for ever and httptools has no bound.
-
-    A request that arrives in one piece, as nearly all do, starts no timer.
-    """
-
-    _head_bytes = 0
-    _in_head = True
-    _whole = False
-    _late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(transport)
-        self._late = self.loop.call_later(ARRIVAL_SECONDS, self._end_late)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._whole:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
-            return
-        if self._late is None:
-            self._late = self.loop.call_later(ARRIVAL_SECONDS, self._end_late)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The request line and headers are too long.")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head, self._whole, self._head_bytes = True, False, 0
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._whole = True
-        super().on_message_complete()
-
-    def _end_late(self) -> None:
-        """Answers 408 when the request is under way and nothing was answered yet; closes in any case."""
-        if self.transport.is_closing():
-            return
-        under_way = self._head_bytes > 0 or not self._in_head
-        unanswered = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
-        if under_way and unanswered:
-            problem = Problem(TIMEOUT, TIMEOUT.help, close=True)
-            body = problem.body()
-            head = "".join(f"{name}: {value}\r\n" for name, value in problem.headers)
-            start = f"HTTP/1.1 408 Request Timeout\r\n{head}content-length: {len(body)}\r\n\r\n"
-            self.transport.write(start.encode() + body)
-        self.transport.close()
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -5,7 +5,9 @@ The only importer of `sqlite_utils`. Decisions that a reader would question:
 - WAL with synchronous=FULL: a commit that returned survives a power cut. Checkpoints are taken by the writer
   through `take_checkpoint`, never by SQLite on its own: up to 3.51.2 SQLite can corrupt a database when a
   checkpoint runs while another connection commits and restarts the WAL (sqlite.org/wal.html#walresetbug).
-  A RESTART checkpoint holds the write lock, so no commit runs beside it. Given up: commits wait for it.
+  A RESTART checkpoint that gets the write lock keeps commits out while it copies, and so out of that defect's
+  way; one that does not get it within CHECKPOINT_BUSY_MS goes on as a PASSIVE one would. Every process of this
+  package takes checkpoints so, and a release of SQLite with the fix needs none of it. Given up: commits wait.
 - A screening's id is its rowid and grows with time, so rows append to the B-tree. The retried call is found
   through two 64-bit hashes, 20 bytes per index row: a wide text index would not stay in memory at 100 million
   rows. A hash collision cannot mislead: the text is compared as well.
@@ -213,7 +215,7 @@ def _known_migrations(schema: Schema) -> set[str]:
 def take_checkpoint(connection: sqlite3.Connection, busy_timeout_ms: int) -> bool:
     """Moves the WAL into the database file, so that the next commit starts the WAL over; True when all moved.
 
-    INVARIANT: never PASSIVE, which is what the WAL-reset bug needs; see the module's docstring. A reader that
+    RESTART rather than PASSIVE, because it asks for the write lock; see the module's docstring. A reader that
     stays in the way costs CHECKPOINT_BUSY_MS, not `busy_timeout_ms`, which is put back afterwards.
     """
     connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")

@@ -93,6 +93,15 @@ NO_FINGERPRINT = Kind(
     "The screening's card cannot be listed",
     "A masked number fits many cards. Screen with the whole number, or list the card by its fingerprint.",
 )
+UNREADABLE = Kind(
+    "unreadable-request", 400, "The request cannot be read as HTTP", "Send HTTP/1.1 with a short head."
+)
+OVERLOADED = Kind(
+    "overloaded",
+    503,
+    "Too many connections",
+    "Nothing was decided. Try again, and keep connections open for reuse.",
+)
 TIMEOUT = Kind("request-timeout", 408, "The body did not arrive in time", "Send the whole body at once.")
 TOO_LARGE = Kind("too-large", 413, "The body is too large", "Send fewer metadata; a transaction is about 1 kB.")
 MEDIA_TYPE_REFUSED = Kind(
@@ -124,6 +133,8 @@ KINDS: Final[dict[str, Kind]] = {
         INVALID_ENTRY,
         IMPORT_REFUSED,
         NO_FINGERPRINT,
+        UNREADABLE,
+        OVERLOADED,
         TIMEOUT,
         TOO_LARGE,
         MEDIA_TYPE_REFUSED,
