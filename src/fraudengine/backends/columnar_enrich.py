@@ -23,7 +23,7 @@ from ..facts import METADATA_PREFIX, WEEKDAYS, FactName, FactType
 from .columnar import CURRENCY_SUFFIX, Expr
 from .columnar_decision import three_ds_word
 
-IP_BUCKET: Final = {"4": 5, "6": 9}  # leading characters of an `ip_key`: /16 of IPv4, /32 of IPv6
+IP_BUCKET: Final = {"4": 3, "6": 5}  # leading characters of an `ip_key`: /8 of IPv4, /16 of IPv6
 BIN_BUCKET: Final = 6
 GIVEN: Final = (
     *("channel", "terminal", "card", "card_bin", "ip_address", "email", "phone", "customer", "device"),
@@ -118,18 +118,22 @@ def _map_values(table: Expr, source: str, values: Expr, name: str) -> Expr:
 
 
 def _look_up_addresses(table: Expr, ranges: Expr) -> Expr:
+    """The range that begins last at or before an address, by a running maximum over ranges and addresses together.
+
+    A join on buckets alone would compare some addresses with ten thousand ranges, and Spark has no ASOF join.
+    """
     distinct = table.select("ip_key").filter(table["ip_key"].notnull()).distinct()
     key = distinct["ip_key"]
     bucket = ibis.ifelse(key.startswith("4"), key.substr(0, IP_BUCKET["4"]), key.substr(0, IP_BUCKET["6"]))
-    keyed = distinct.mutate(key_bucket=bucket)
-    found = keyed.inner_join(
-        ranges,
-        [
-            keyed["key_bucket"] == ranges["bucket"],
-            keyed["ip_key"] >= ranges["low"],
-            keyed["ip_key"] <= ranges["high"],
-        ],
-    ).select(found_key=keyed["ip_key"], ip_country=ranges["country"])
+    asked = distinct.select(bucket=bucket, place=key, start=ibis.null("string"), is_asked=1)
+    starts = ranges.select(bucket=ranges["bucket"], place=ranges["low"], start=ranges["low"], is_asked=0)
+    both = ibis.union(asked, starts)
+    before = ibis.window(group_by="bucket", order_by=["place", "is_asked"], preceding=None, following=0)
+    placed = both.mutate(begins=both["start"].max().over(before))
+    placed = placed.filter(placed["is_asked"] == 1).select("place", "begins")
+    found = placed.inner_join(
+        ranges, [placed["begins"] == ranges["low"], placed["place"] <= ranges["high"]]
+    ).select(found_key=placed["place"], ip_country=ranges["country"])
     return table.left_join(found, table["ip_key"] == found["found_key"]).drop("found_key")
 
 

@@ -4,8 +4,8 @@ Readers make it, the generator writes it, engines read it. Texts are normalised 
 column that a history does not have makes its facts unknown. No card number is in it, and no digit of one beyond
 BIN and last four.
 
-- `ip_key` is the address as text whose order is the order of addresses: `4` and 8 hexadecimal digits, or `6` and 32.
-  Ranges, networks and prefixes become comparisons of text that every engine does alike.
+- `ip_key` is the address as text whose order is the order of addresses: `4` and 8 hexadecimal digits, or `6` and
+  32. Ranges, networks and prefixes become comparisons of text that every engine does alike.
 - `card_expires_us` is the first instant after the card's last month of validity.
 - `step` counts the screenings of one transaction id from 0; `first_*` say what its first screening was about,
   which a 3-D Secure result must belong to (DESIGN.md 4.5).

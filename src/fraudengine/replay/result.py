@@ -10,8 +10,8 @@ Tables (`ReplayTable`, columns in this order; money is integer minor units besid
 - `by_merchant`  merchant, champion, candidate, currency, transactions, minor
 - `by_label`     label, champion, candidate, currency, transactions, minor
 - `by_day`       day, merchant, champion, candidate, transactions
-- `rules`        side, rule, mode, outcome, reason, merchants, matches, unique_matches, by_unknown, decided, unknown,
-                 bad, good, precision, recall, minor_by_currency, first_match, last_match
+- `rules`        side, rule, mode, outcome, reason, merchants, matches, unique_matches, by_unknown, decided,
+                 unknown, bad, good, precision, recall, minor_by_currency, first_match, last_match
 - `rules_by_merchant`  merchant, and then as `rules` without `merchants`
 - `flips`        seq, merchant, transaction_id, at, currency, minor, label, champion, champion_code, champion_rule,
                  candidate, candidate_code, candidate_rule, gone, new, because  (at most `flip_limit` rows)
