@@ -86,10 +86,10 @@ class Page:
         self.lines = []
 
     def heading(self, text: str) -> None:
-        self.lines += ["", click.style(text.upper(), bold=True)]
+        self.lines += ["", *(click.style(line, bold=True) for line in textwrap.wrap(text.upper(), self.width))]
 
     def subheading(self, text: str) -> None:
-        self.lines.append(click.style(text, underline=True))
+        self.lines += [click.style(line, underline=True) for line in textwrap.wrap(text, self.width)]
 
     def item(self, name: str, text: str = "", *, colour: str = "cyan") -> None:
         """A name and a short text, on one line when they fit."""
