@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from fraudengine.backends import atoms, durable_core, forms, lowering, reference, selfcheck
 from fraudengine.backends.online import FormCache, compile_rule_set
 from fraudengine.diagnostics import BackendFault
-from fraudengine.facts import Facts, FactType
+from fraudengine.facts import Facts, FactType, ListKind
+from fraudengine.lists import Hit, ListsAsOf, build_indexes
 from fraudengine.money import Money
 from fraudengine.rules.ast import (
     All,
@@ -28,6 +29,8 @@ from fraudengine.rules.ast import (
     Compare,
     Condition,
     DeclaredList,
+    InList,
+    ListEntry,
     ListName,
     Literal,
     Mode,
@@ -297,6 +300,20 @@ def test_a_state_that_never_fired_cannot_be_deleted_safely() -> None:
     without_probe = durable_core.CompiledForm('{"0":{"all":[{"m":{"t0":1}}]}}')
     with pytest.raises(BackendFault, match="probe"):
         without_probe.fire('{"id":"0","sid":"0","t0":1}')
+
+
+def test_an_entry_that_holds_a_value_is_noted_where_somebody_wants_to_know() -> None:
+    """Also one that is always in force, which is not sought otherwise; not one whose time is over."""
+    name = ListName("allowed_ip_countries")
+    entries = (ListEntry("TN"), ListEntry("FR", expires_us=5), ListEntry("DE", expires_us=50))
+    declared = {name: DeclaredList(name, ListKind.COUNTRY, entries=entries)}
+    rule_set = make_rule_set([rule("abroad", Not(InList("ip_country", name, SPAN), SPAN))], declared)
+    compiled, indexes = compile_rule_set(rule_set), build_indexes(declared)
+    for country, matches, noted in (("TN", 0, 1), ("FR", 1, 0), ("DE", 0, 1), ("US", 1, 0)):
+        for hits in (None, list[Hit]()):
+            lists = ListsAsOf(indexes, 10, hits=hits)
+            assert len(compiled.find_matches({"ip_country": country}, lists)) == matches
+            assert hits is None or [hit.entry.value for hit in hits] == [country] * noted
 
 
 # ---- remembered answers -----------------------------------------------------------------------------

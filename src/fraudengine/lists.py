@@ -19,18 +19,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, assert_never
 
 from .facts import Card, FactValue, ListKind
-from .rules.ast import DeclaredList, ListEntry, ListName
+from .rules.ast import DeclaredList, ListContents, ListEntry, ListName
 
 _Entries: TypeAlias = tuple[ListEntry, ...]
 
 
-class ListIndex(Protocol):
-    """The entries of one list, arranged so that a look-up does not depend on how many there are.
-
-    It contains every value that `find` could find, and perhaps others: the quick answer to most look-ups.
-    """
-
-    def __contains__(self, value: object, /) -> bool: ...
+class ListIndex(ListContents, Protocol):
+    """The entries of one list, arranged so that a look-up does not depend on how many there are."""
 
     def find(self, value: FactValue, as_of_us: int) -> ListEntry | None:
         """The entry in force that holds the value, or None."""
@@ -42,8 +37,8 @@ class RunTimeEntries(Protocol):
 
     def find(self, name: ListName, value: FactValue, as_of_us: int) -> ListEntry | None: ...
 
-    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, Container[FactValue]]:
-        """For each list every value that it could hold, in its index or at run time."""
+    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, ListContents]:
+        """What each list could hold, in its index or at run time."""
         ...
 
 
@@ -72,7 +67,7 @@ class ListsAsOf:
     hits: list[Hit] | None = None
 
     @property
-    def could_hold(self) -> Mapping[ListName, Container[FactValue]]:
+    def could_hold(self) -> Mapping[ListName, ListContents]:
         if self.card is not None and self.card.former_fingerprint is not None:
             return dict.fromkeys(self.indexes, ANYTHING)
         return self.indexes if self.run_time is None else self.run_time.could_hold(self.indexes)
@@ -82,7 +77,7 @@ class ListsAsOf:
         sought = value
         if card is not None and card.account_range is not None and isinstance(index, PrefixIndex):
             sought = card.account_range if value == card.bin else value
-        found = self._find(name, index, sought)
+        found = index.find(sought, self.as_of_us) if self.run_time is None else self._find(name, index, sought)
         former = card.former_fingerprint if card is not None and value == card.fingerprint else None
         by_former_key = found is None and former is not None
         if found is None and former is not None:
@@ -128,6 +123,10 @@ class Anything:
 
     __slots__ = ()
 
+    @property
+    def always(self) -> Container[FactValue]:
+        return ()
+
     def __contains__(self, value: object, /) -> bool:
         return True
 
@@ -138,10 +137,13 @@ ANYTHING: Final = Anything()
 class ExactIndex(dict[FactValue, _Entries]):
     """Entries that hold exactly their own value: by that value, the one added last first."""
 
-    __slots__ = ()
+    __slots__ = ("always",)
 
     def __init__(self, entries: Iterable[ListEntry]) -> None:
         super().__init__(_by_key((entry.value, entry) for entry in entries))
+        self.always: Container[FactValue] = frozenset(
+            key for key, held in self.items() if any(map(_is_undated, held))
+        )
 
     def find(self, value: FactValue, as_of_us: int) -> ListEntry | None:
         held = self.get(value)
@@ -242,6 +244,10 @@ def _by_key(pairs: Iterable[tuple[FactValue, ListEntry]]) -> dict[FactValue, _En
 
 def _added(entry: ListEntry) -> float:
     return float("-inf") if entry.added_us is None else entry.added_us
+
+
+def _is_undated(entry: ListEntry) -> bool:
+    return entry.added_us is None and entry.expires_us is None
 
 
 def _in_force(held: _Entries, as_of_us: int) -> ListEntry | None:

@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from .list_filter import HashFilter, IntervalFilter
 from .list_generation import Generation
 from .list_tables import LISTS, SHARED, address_place, value_hash
 from .lists import ANYTHING, ListIndex, read_address
-from .rules.ast import DeclaredList, ListEntry, ListName
+from .rules.ast import DeclaredList, ListContents, ListEntry, ListName
 
 _log = logging.getLogger(__name__)
 
@@ -145,10 +145,12 @@ class RuntimeLists:
             return
         for first, last in ranges:
             rows = self._connection.execute(
-                "SELECT hash FROM entries WHERE id BETWEEN ? AND ?", (first, last)
+                "SELECT hash, former_hash FROM entries WHERE id BETWEEN ? AND ?", (first, last)
             ).fetchall()
-            for (mixed,) in rows:
+            for mixed, former in rows:
                 memory.hashes.add(mixed)
+                if former is not None:
+                    memory.hashes.add(former)
             networks = self._connection.execute(
                 "SELECT list_id, version, length, low, high FROM networks WHERE entry_id BETWEEN ? AND ?",
                 (first, last),
@@ -326,10 +328,10 @@ class MerchantLists:
         self._lists = lists
         self._found = found
         self._indexes: Mapping[ListName, ListIndex] | None = None
-        self._could_hold: Mapping[ListName, Container[FactValue]] = {}
+        self._could_hold: Mapping[ListName, ListContents] = {}
 
-    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, Container[FactValue]]:
-        """For each list every value that it could hold: anything where it has run-time entries."""
+    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, ListContents]:
+        """What each list could hold: anything where it has run-time entries."""
         if indexes is not self._indexes:
             self._indexes, self._could_hold = indexes, {**indexes, **dict.fromkeys(self._found, ANYTHING)}
         return self._could_hold

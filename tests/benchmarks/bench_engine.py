@@ -8,7 +8,8 @@ wants, made before; ours are timed from `Facts` to `Match`es.
 
 Ours remembers what its C core answered for each set of properties that hold, and ordinary traffic repeats most of
 them; so it is shown twice, as it runs and with the core asked about every transaction. How much the memory helps
-depends on the traffic alone: the share of the transactions that repeat a set is printed below the table.
+depends on the traffic alone: the share of the transactions that repeat a set is printed below the table, and what
+is remembered is forgotten whenever the transactions begin anew, so that none profits from an earlier run of itself.
 
 zen-engine is shown in two forms: one expression for each rule, as a decision that reports its rules is written in
 it, and all rules joined into one array expression, which spares it converting the facts for each rule.
@@ -347,10 +348,14 @@ Engine: TypeAlias = Callable[[int], Answer]
 
 
 def ours(rule_set: RuleSet, transactions: Sequence[Facts]) -> Engine:
-    find_matches = compile_rule_set(rule_set, FormCache()).find_matches
+    compiled = compile_rule_set(rule_set, FormCache())
     lists = ListsAsOf(build_indexes(rule_set.lists), 0)
+    find_matches = compiled.find_matches
 
     def decide(number: int) -> Answer:
+        if number == 0:
+            for form in compiled.forms:
+                form.answers.clear()
         return [match.rule.id for match in find_matches(transactions[number], lists)]
 
     return decide

@@ -141,12 +141,15 @@ class _Generator:
                 self._write_block(" or ".join(sorted(map(self._holds, guards))), [], guarded)
         head = ["get = facts.get", "m = 0"]
         if self._reads_lists:
-            head += ["find, held = lists.find, lists.could_hold"]
+            head += ["find, held, noted = lists.find, lists.could_hold, lists.hits is not None"]
         self._money.fill(self.constants)
+        constants = [f"c{number}" for number in range(len(self.constants))]
+        # As defaults they are local to each call, which is quicker than reading them from around it.
+        given = "".join(f", {c}={c}" for c in constants)
         return "\n".join(
             [
-                f"def make({', '.join(f'c{number}' for number in range(len(self.constants)))}):",
-                "    def evaluate(facts, lists):",
+                f"def make({', '.join(constants)}):",
+                f"    def evaluate(facts, lists{given}):",
                 *(f"        {line}" for line in (*head, *self._scope.lines)),
                 "        return m",
                 "    return evaluate",
@@ -214,7 +217,7 @@ class _Generator:
                 return self._starts(fact, tuple(map(str, values)), asked)
             case OneOf(fact=fact, values=values):
                 # None is no member, so that a membership that must hold needs no other guard.
-                guard = "" if asked is Polarity.TRUE else f"{self._fact(fact)} is not None and "
+                guard = "" if asked is Polarity.TRUE else None
                 return self._leaf(fact, asked, f"{{v}} in {self._constant(frozenset(values))}", guard)
             case StartsWith(fact=fact, prefix=Literal(value=prefix)):
                 text = "{v}" if fact in CATALOGUE and CATALOGUE[fact].type in _TEXTS else "str({v})"
@@ -224,7 +227,11 @@ class _Generator:
             case InList(fact=fact, list_name=name):
                 self._reads_lists = True
                 c = self._constant(name)
-                return self._leaf(fact, asked, f"{{v}} in held[{c}] and find({c}, {{v}}) is not None")
+                known = None
+                if asked is Polarity.FALSE:
+                    # It nearly always holds the value; the entry is sought only where somebody wants to know of it.
+                    known = f"{{v}} is not None and (noted or {{v}} not in held[{c}].always) and "
+                return self._leaf(fact, asked, f"{{v}} in held[{c}] and find({c}, {{v}}) is not None", known)
             case StartsWith(prefix=SettingRef(name=name)):
                 raise _unresolved(name)
             case StartsWith():
@@ -238,7 +245,7 @@ class _Generator:
         if asked is Polarity.UNKNOWN:
             return f"{v} is None"
         true = true.format(v=v)
-        known = f"{v} is not None and " if guard is None else guard
+        known = f"{v} is not None and " if guard is None else guard.format(v=v)
         return f"{known}{true}" if asked is Polarity.TRUE else f"{known}not ({true})"
 
     def _starts(self, fact: FactName, prefix: object, asked: Polarity) -> str:

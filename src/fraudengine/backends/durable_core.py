@@ -48,22 +48,22 @@ MAX_ANSWERS: Final = 1024
 # A form that faults this often stays unusable: each abandoned copy costs some hundred kB.
 MAX_FAULTS: Final = 8
 
-_owner: int | None = None
+owner: int | None = None  # the thread that calls the core; None until the first call
 _unused: deque[int] = deque()  # handles of forms that nobody holds any more
 
 
 def claim_core() -> None:
     """Makes the calling thread the owner of the core; no other thread may call it from here on."""
-    global _owner
-    _owner = threading.get_ident()
+    global owner
+    owner = threading.get_ident()
 
 
 def require_owner() -> None:
     """Raises BackendFault unless the calling thread owns the core; the first to call becomes the owner."""
-    global _owner
-    if _owner is None:
-        _owner = threading.get_ident()
-    elif _owner != threading.get_ident():
+    global owner
+    if owner is None:
+        owner = threading.get_ident()
+    elif owner != threading.get_ident():
         raise BackendFault(
             "the online backend was called by a second thread; durable_rules is not thread-safe, "
             "so one thread per process calls it"
@@ -77,11 +77,11 @@ class CompiledForm:
     `answers`, by the bit mask over `properties`. A fault forgets them all.
     """
 
-    __slots__ = ("__weakref__", "_handle", "answers", "faults", "properties", "text")
+    __slots__ = ("__weakref__", "_handle", "_pieces", "answers", "faults", "text")
 
     def __init__(self, text: str, properties: Sequence[str] = ()) -> None:
         self.text = text
-        self.properties = tuple(properties)
+        self._pieces = {1 << place: f',"{name}":1' for place, name in enumerate(properties)}
         self.answers: dict[int, str] = {}
         self.faults = 0
         self._handle: int | None = None
@@ -92,8 +92,12 @@ class CompiledForm:
 
     def ask(self, mask: int) -> str:
         """Asks the core which rules fire when just those properties hold: their one-letter names."""
-        held = [f',"{name}":1' for bit, name in enumerate(self.properties) if mask >> bit & 1]
-        names = "".join(self.fire(MESSAGE_HEAD + "".join(held) + MESSAGE_TAIL))
+        message, left = MESSAGE_HEAD, mask
+        while left:
+            lowest = left & -left
+            message += self._pieces[lowest]
+            left ^= lowest
+        names = "".join(self.fire(message + MESSAGE_TAIL))
         if len(self.answers) >= MAX_ANSWERS:
             self.answers.clear()
         self.answers[mask] = names
@@ -101,7 +105,7 @@ class CompiledForm:
 
     def fire(self, message: str) -> list[str]:
         """The one-letter names of the rules that the message fires; twice if two branches of a rule are true."""
-        if _owner != threading.get_ident():
+        if owner != threading.get_ident():
             require_owner()
         handle = self._handle
         if handle is None:

@@ -6,7 +6,7 @@ are resolved: a `SettingRef` remains only in rules that are off because nobody g
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType, Protocol, TypeAlias, assert_never
@@ -230,12 +230,28 @@ class ListEntry:
         )
 
 
+class ListContents(Protocol):
+    """What a list could hold: contains every value that `Lists.find` could find in it, and perhaps others."""
+
+    @property
+    def always(self) -> Container[FactValue]:
+        """Values that an entry of a rule file holds at every instant."""
+        ...
+
+    def __contains__(self, value: object, /) -> bool: ...
+
+
 class Lists(Protocol):
     """The lists of one merchant as of one instant; backends read lists only through this."""
 
     @property
-    def could_hold(self) -> Mapping[ListName, Container[FactValue]]:
-        """For each list every value that `find` could find, and perhaps others."""
+    def hits(self) -> Sequence[object] | None:
+        """What `find` found, where somebody wants to know of each entry that it was found; else None."""
+        ...
+
+    @property
+    def could_hold(self) -> Mapping[ListName, ListContents]:
+        """The quick answer to most look-ups."""
         ...
 
     def find(self, name: ListName, value: FactValue) -> ListEntry | None:
