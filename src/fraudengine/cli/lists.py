@@ -196,7 +196,7 @@ def remove(
 @click.option("--search", default="", help="Only entries with this in value, reason, ticket or author.")
 @click.option("--as-of", "as_of", help="As of this instant (RFC 3339); left out: now.")
 @click.option("--all", "everything", is_flag=True, help="Also expired and removed entries.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="At most so many.")
 @rules_option
 @state_option
 @format_option
@@ -241,7 +241,7 @@ def show(
 @click.argument("merchant")
 @click.argument("list_name", metavar="LIST")
 @click.option("--search", default="", help="Only entries with this in value, reason, ticket or author.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most so many.")
 @rules_option
 @state_option
 @format_option
@@ -373,8 +373,20 @@ def export(merchant: str, list_name: str, as_of: str | None, rules: Path | None,
 
 
 @lists.command("review")
-@click.option("--unused-days", type=click.IntRange(1, 3650), default=90, show_default=True)
-@click.option("--expiring-days", type=click.IntRange(1, 3650), default=14, show_default=True)
+@click.option(
+    "--unused-days",
+    type=click.IntRange(1, 3650),
+    default=90,
+    show_default=True,
+    help="Name entries that matched nothing for so many days.",
+)
+@click.option(
+    "--expiring-days",
+    type=click.IntRange(1, 3650),
+    default=14,
+    show_default=True,
+    help="Name entries that expire within so many days.",
+)
 @rules_option
 @state_option
 @format_option
