@@ -159,7 +159,8 @@ def test_eci(sent: Any, kept: str | None) -> None:
         ("+21698123456", "+21698123456"),
         ("+216 98 123 456", "+21698123456"),
         ("00216 98 123 456", "+21698123456"),
-        ("98 123 456", None),  # whose country?
+        ("98 123 456", "+21698123456"),  # without its country it is read as Tunisian, as in lists
+        ("12", None),
         ("unknown", None),
         ("", None),
         ("+1", None),

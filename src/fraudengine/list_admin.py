@@ -29,7 +29,7 @@ class UnknownList(FraudengineError):
     """No rule set in force declares a list of that name for that merchant; `hint` may name one."""
 
     def __init__(self, hint: str = "") -> None:
-        super().__init__("no such list" + (f"; {hint}" if hint else "") + ": a rule file must declare it first")
+        super().__init__("no such list: a rule file must declare it first" + (f"; {hint}" if hint else ""))
         self.hint = hint
 
 

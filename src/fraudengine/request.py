@@ -18,6 +18,7 @@ import orjson
 from pydantic import ValidationError
 
 from .cards import CardFingerprint, CardKey, Pan, disguise_pans, find_pans, is_fingerprint, parse_masked_pan
+from .contacts import normalise_email, normalise_phone
 from .countries import read_country
 from .diagnostics import InvalidTransaction
 from .facts import CARD_TYPES, Card, MerchantId, MetadataValue, ThreeDsResult, Transaction
@@ -50,8 +51,6 @@ _YEAR_2000_US: Final = 946_684_800_000_000
 _RFC_3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
 ).fullmatch
-_EMAIL: Final = re.compile(r"[^\s@]{1,64}@[^\s@.]+(?:\.[^\s@.]+)*").fullmatch
-_E164: Final = re.compile(r"\+[1-9][0-9]{7,14}").fullmatch
 _EXPIRY: Final = re.compile(r"(20[0-9]{2})-?(0[1-9]|1[0-2])").fullmatch
 _LEADING_DIGITS: Final = re.compile(r"[0-9]{6,11}").fullmatch
 _LAST_FOUR: Final = re.compile(r"[0-9]{4}").fullmatch
@@ -409,34 +408,15 @@ def _read_country(text: str, field: str) -> str:
 
 
 def _read_email(text: str) -> str:
-    if _EMAIL(text) is None:
+    address = normalise_email(text)
+    if address is None:
         raise InvalidTransaction("email", "is no e-mail address; leave it out when unknown")
-    return text.lower()
+    return address
 
 
 def _read_phone(text: str) -> str | None:
-    """The number as +216…, or None: a payment does not fail for a telephone number that is none.
-
-    Only international forms are read; a national number is nobody's without its country.
-    """
-    if find_pans(text):
-        return None
-    if _E164(text) is not None:
-        return text
-    text = text.strip()
-    if text.startswith("00"):
-        text = f"+{text[2:]}"
-    if not text.startswith("+"):
-        return None
-    import phonenumbers  # a quarter of a second to import; most gateways send E.164
-
-    try:
-        number = phonenumbers.parse(text)
-    except phonenumbers.NumberParseException:
-        return None
-    if not phonenumbers.is_possible_number(number):
-        return None
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    """The number as +216…, or None: a payment does not fail for a telephone number that is none."""
+    return None if find_pans(text) else normalise_phone(text)
 
 
 def _read_metadata(values: Mapping[str, Any]) -> dict[str, MetadataValue]:

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from ..cards import is_fingerprint
+from ..contacts import normalise_phone
 from ..countries import NAMES, code_for_name, read_country
 from ..diagnostics import suggest
 from ..facts import FactSpec, FactType, ListKind
@@ -173,7 +174,7 @@ def email_domain(text: str) -> str | Wrong:
 def phone(text: str) -> str | Wrong:
     number = text.replace(" ", "").replace("-", "")
     if _PHONE.fullmatch(number):
-        return number
+        return normalise_phone(number) or number
     hint = "write it with + and the country's number, as `+21671123456`"
     return Wrong("not-phone", f"{shown(text)} is no telephone number", hint)
 
