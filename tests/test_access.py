@@ -16,7 +16,7 @@ import pytest
 
 from fraudengine.access import KEY, MAY, AccessKeys, Grant, KeyRefused, Role, development_key
 from fraudengine.api.gate import Gate, need_of
-from fraudengine.audit import AuditLog, AuditRow
+from fraudengine.audit import AuditLog, AuditRow, operator
 from fraudengine.config import Config
 from fraudengine.diagnostics import ConfigurationError, StoreUnavailable
 from fraudengine.environment import claim_state, environment_of
@@ -104,11 +104,13 @@ def test_a_change_whose_writer_died_before_publishing_it_is_seen_within_a_second
 
 
 def test_a_key_expires(keys: AccessKeys, audit: AuditLog, tmp_path: Path) -> None:
-    now = time.time()
+    now, later = time.time(), 0.0
     key, _ = keys.create("x", Role.ADMIN, by="amel", expires_us=int((now + 60) * 1e6))
-    for later, taken in ((59.9, True), (60.1, False)):
-        with AccessKeys(tmp_path, "live", audit, clock=lambda later=later: now + later) as other:
-            assert (other.grant_of(key.encode()) is not None) is taken
+    with AccessKeys(tmp_path, "live", audit, clock=lambda: now + later) as other:
+        later = 59.9
+        assert other.grant_of(key.encode()) is not None
+        later = 60.1
+        assert other.grant_of(key.encode()) is None
     with pytest.raises(KeyRefused, match="expired already"):
         keys.create("x", Role.ADMIN, by="amel", expires_us=1)
 
@@ -394,6 +396,47 @@ def test_an_edited_rule_file_is_in_the_audit_log(live: Service) -> None:
     wait_until(lambda: len(told()) == 2, "the edit is told of")
     assert '"merchants/sahara-travel.yaml"' in told()[0]
     assert '"platform.yaml"' in told()[1]  # the first start tells of every file
+
+
+def test_every_change_of_lists_says_who_made_it(live: Service) -> None:
+    """Added over HTTP by a key, removed on the command line by a user."""
+    headers = make_key(live, "amel", "--role", "support", "--merchant", "carthage-market")
+    address = f"{live.url}/v1/merchants/carthage-market/lists/blocked_ip_countries/entries"
+    added = httpx.post(address, headers=headers, json={"value": "KP", "ticket": "SUP-1"}, timeout=30)
+    assert added.status_code == 201, added.text
+    shared = address.replace("carthage-market", "*")
+    assert httpx.post(shared, headers=headers, json={"value": "KP"}).status_code == 403
+    command = ("lists", "remove", "carthage-market", "blocked_ip_countries", "KP", "--reason", "mistake")
+    removed = fraudengine(*command, "--state", str(live.state), "--rules", str(live.rules))
+    assert removed.returncode == 0, removed.stderr
+    imported = fraudengine(
+        *("lists", "import", "carthage-market", "blocked_ip_countries", "-"),
+        *("--state", str(live.state), "--rules", str(live.rules)),
+        stdin="IR\nSY\n",
+    )
+    assert imported.returncode == 0, imported.stderr
+    with AuditLog(live.state) as log:
+        third, second, first = log.rows(action="lists", merchant="carthage-market")
+        assert log.verify()[1] is None
+    key_id = headers["authorization"].split("_")[2]
+    assert (first.action, first.who) == ("lists.add", f"amel (key {key_id})")
+    assert (first.what["list"], first.what["value"], first.what["ticket"]) == (
+        "blocked_ip_countries",
+        "KP",
+        "SUP-1",
+    )
+    assert (second.action, second.who, second.what["reason"]) == ("lists.remove", operator(), "mistake")
+    assert (third.action, third.what["entries"]) == ("lists.import", 2)
+
+
+def test_changes_of_the_card_key_are_told_of(tmp_path: Path) -> None:
+    fraudengine("fingerprint", "--state", str(tmp_path), FRAUDENGINE_DEVELOPMENT="1")
+    before = (tmp_path / "card.key").read_bytes()
+    assert fraudengine("keys", "rotate", "--state", str(tmp_path)).returncode == 0
+    with AuditLog(tmp_path) as log:
+        (row,) = log.rows()
+    assert (row.action, row.who) == ("card_keys.rotate", operator())
+    assert before.strip() not in (tmp_path / "audit.db").read_bytes()
 
 
 def test_tls(tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ def test_loopback_hosts_are_taken_without_keys(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.4", "screening.example"])
 def test_other_hosts_need_a_key_and_no_development_key(host: str) -> None:
-    with pytest.raises(ConfigurationError, match="FRAUDENGINE_HOST.* no API key yet"):
+    with pytest.raises(ConfigurationError, match=r"FRAUDENGINE_HOST.* no API key yet"):
         read_configuration(host=host).require_safe_host(has_keys=False)
     read_configuration(host=host).require_safe_host(has_keys=True)
     assert read_configuration(host=host).tells_in_clear
-    with pytest.raises(ConfigurationError, match="FRAUDENGINE_HOST.* development"):
+    with pytest.raises(ConfigurationError, match=r"FRAUDENGINE_HOST.* development"):
         read_configuration(host=host, development=True).require_safe_host(has_keys=True)
 
 

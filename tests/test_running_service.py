@@ -77,6 +77,33 @@ def test_a_retried_call_gets_the_recorded_answer(shared: Service) -> None:
     assert again.content == first.content
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"amount": "50.001"}, "amount"),
+        ({"amount": "1.000"}, "amount"),
+        ({"currency": "EUR", "amount": "50.00"}, "currency"),
+        ({"card": {"pan": "4242424242424242", "country": "TN"}}, "card"),
+    ],
+    ids=["one millime more", "less", "currency", "card"],
+)
+def test_an_id_used_again_for_another_payment_is_a_conflict(
+    shared: Service, request: pytest.FixtureRequest, changes: dict[str, object], field: str
+) -> None:
+    name = f"conflict-{request.node.name}"[:120]
+    first = shared.screen(transaction_id=name)
+    refused = shared.screen(transaction_id=name, **changes)
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/transaction-conflict")
+    assert [error["field"] for error in refused.json()["errors"]] == [field]
+    assert not any(pan.encode() in refused.content for pan in TEST_PANS)
+    assert shared.screen(transaction_id=name).content == first.content  # the retry still gets its answer
+    assert shared.screen(transaction_id=name, email="a@b.tn").status_code == 200  # the same payment, told better
+    with_result = {"three_ds": {"status": "Y", "eci": "05"}} | changes
+    assert shared.screen(transaction_id=name, **with_result).status_code == 200
+    masked = shared.screen(transaction_id=name, card={"masked_pan": "424242**4242", "country": "TN"})
+    assert masked.status_code == 200  # whether it is another card cannot be told
+
+
 def test_the_second_step_settles_a_challenge(shared: Service) -> None:
     first = shared.screen(transaction_id="step-1", amount="450.000").json()
     second = shared.screen(

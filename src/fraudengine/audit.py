@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -161,7 +162,7 @@ class AuditLog:
             ).fetchall()
         except sqlite3.Error as error:
             raise store.explain_error(error, self.path) from error
-        return tuple(RecordedRow(*row[:5], what=json.loads(row[5])) for row in found)
+        return tuple(RecordedRow(*row[:5], json.loads(row[5])) for row in map(tuple, found))
 
     def verify(self) -> tuple[int, int | None]:
         """How many rows follow from each other, and the id of the first that does not (None: all do)."""
@@ -231,6 +232,14 @@ def _masked(value: Any) -> Any:
             return [_masked(item) for item in value]
         case _:
             return value
+
+
+acting: ContextVar[str] = ContextVar("acting", default="")
+"""Who the current call is made by, as `Grant.who` names them; empty: whoever runs this process."""
+
+
+def who_acts() -> str:
+    return acting.get() or operator()
 
 
 def operator() -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from . import reasons
+from .cards import is_fingerprint
 from .facts import Card, Transaction
+from .money import format_minor
 from .rules.ast import ChallengeOutcomes, ListEntry, Mode, Outcome, Rule, RuleSet
 
 __all__ = [
@@ -221,6 +223,26 @@ def belongs(transaction: Transaction, earlier: EarlierScreening) -> bool:
         and transaction.amount.currency == earlier.currency
         and transaction.amount.minor <= earlier.minor
     )
+
+
+def conflicts(transaction: Transaction, first: EarlierScreening) -> tuple[tuple[str, str], ...]:
+    """What tells this call from the first of its transaction id, as (field, what differs); empty: the same payment.
+
+    Cards are compared only when both calls know them in the same way, by fingerprint or masked.
+    """
+    found = []
+    amount = transaction.amount
+    if amount.currency != first.currency:
+        found.append(("currency", f"was {first.currency} when this transaction was first screened"))
+    elif amount.minor != first.minor:
+        before = format_minor(first.minor, first.currency)
+        found.append(("amount", f"was {before} {first.currency} when this transaction was first screened"))
+    here = card_identity(transaction.card)
+    same = first.card_identity in (here, former_card_identity(transaction.card))
+    comparable = here and first.card_identity and is_fingerprint(here) == is_fingerprint(first.card_identity)
+    if comparable and not same:
+        found.append(("card", "was another one when this transaction was first screened"))
+    return tuple(found)
 
 
 def engine_failure(outcome: Outcome, three_ds: str) -> Decision:

@@ -7,6 +7,7 @@ What a caller, a machine or a file does wrong raises one of:
     ├── RuleFilesRefused       rule files hold mistakes; carries every Diagnostic
     ├── InvalidTransaction     a caller's transaction is wrong; names the field
     │   └── InvalidCard        its card is wrong; never repeats the number
+    ├── ConflictingTransaction a transaction id is used again for another payment; names what differs
     ├── UnknownMerchant        no rule set has that name
     ├── DataFileError          an IP or BIN data file is missing, truncated or corrupt
     ├── ConfigurationError     a setting, key or permission is wrong
@@ -38,6 +39,14 @@ class InvalidTransaction(FraudengineError):
 
 class InvalidCard(InvalidTransaction):
     """The card of a transaction is wrong; the message never holds its number."""
+
+
+class ConflictingTransaction(FraudengineError):
+    """A transaction id was screened before for another payment; `differences` are (field, what differs)."""
+
+    def __init__(self, differences: Iterable[tuple[str, str]]) -> None:
+        self.differences = tuple(differences)
+        super().__init__("; ".join(f"{field} {problem}" for field, problem in self.differences))
 
 
 class UnknownMerchant(FraudengineError):

@@ -27,7 +27,8 @@ def environment_of(config: Config) -> Environment:
         if stamped is not None and stamped != config.environment:
             raise ConfigurationError(
                 f"the state directory {config.state} belongs to `{stamped}`, and "
-                f"{environment_name('environment')} is `{config.environment}`: give each environment a state directory of its own"
+                f"{environment_name('environment')} is `{config.environment}`: "
+                "give each environment a state directory of its own"
             )
         return config.environment
     return stamped or ("test" if config.development else "live")

@@ -11,13 +11,14 @@ from __future__ import annotations
 import csv
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
 
 from . import store
+from .audit import AuditRow, who_acts
 from .cards import CardKey, Pan
 from .diagnostics import FraudengineError, InvalidTransaction
 from .facts import ListKind
@@ -255,7 +256,11 @@ class ListImport:
                 "INSERT INTO changes (at_us, what, list_id, first_entry, last_entry) VALUES (?, 'import', ?, ?, ?)",
                 (now_us, list_id, before + 1, before + added),
             )
-        run("COMMIT")
+        told = {"list": self._target.name, "entries": added, "entry": before + 1, "to_entry": before + added}
+        told |= {"reason": self._note.reason, "ticket": self._note.ticket, "author": self._note.author}
+        row = AuditRow("lists.import", who_acts(), told, self._target.scope)
+        with self._lists.audit.change(row) if added else nullcontext():
+            run("COMMIT")
         return ImportReport(self._line, added, distinct - added, self._values - distinct)
 
     def close(self) -> None:

@@ -17,12 +17,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from . import store
+from .audit import AuditLog, AuditRow, who_acts
 from .facts import ListKind
 from .list_entries import COLUMNS, FROM, ListTarget, StoredEntry, read_row
 from .list_generation import Generation
@@ -58,6 +59,7 @@ class ListStore:
         try:
             self.connection.execute(f"PRAGMA journal_size_limit = {LONG_WAL_BYTES // 2}")
             self.generation = Generation(path.with_suffix(".generation"))
+            self.audit = AuditLog(path.parent)
         except BaseException:
             self.connection.close()
             raise
@@ -235,7 +237,8 @@ class ListStore:
                 ).fetchone()
                 write = Write(self, max(self.clock_us(), newest[1] + 1 if newest else 0))
                 yield write
-                self.connection.execute("COMMIT")
+                with self._told_of(write):
+                    self.connection.execute("COMMIT")
             except sqlite3.Error as error:
                 self._roll_back()
                 raise store.explain_error(error, self.path) from error
@@ -244,6 +247,28 @@ class ListStore:
                 raise
             if write.newest_change:
                 self.generation.publish(write.newest_change)
+
+    @contextmanager
+    def _told_of(self, write: Write) -> Iterator[None]:
+        """Has the audit log tell of what people changed, before it is committed; re-keying is the service's own."""
+        rows = [self._audit_row(*change) for change in write.recorded if change[0] != "rekey"]
+        with ExitStack() as told:
+            for row in rows:
+                told.enter_context(self.audit.change(row))
+            yield
+
+    def _audit_row(self, what: str, list_id: int, first_entry: int, last_entry: int) -> AuditRow:
+        scope, name = self.connection.execute("SELECT scope, name FROM lists WHERE id = ?", (list_id,)).fetchone()
+        told: dict[str, object] = {"list": name, "entry": first_entry}
+        entry = self.get(first_entry)
+        if last_entry != first_entry:
+            told |= {"to_entry": last_entry, "entries": last_entry - first_entry + 1}
+        elif entry is not None and what == "remove":
+            told |= {"value": entry.value, "reason": entry.removed_reason, "ticket": entry.removed_ticket}
+            told |= {"author": entry.removed_by}
+        elif entry is not None:
+            told |= {"value": entry.value, "reason": entry.reason, "ticket": entry.ticket, "author": entry.author}
+        return AuditRow(f"lists.{what}", who_acts(), told, scope)
 
     def _roll_back(self) -> None:
         self._list_ids.clear()  # some may be of the transaction that is undone
@@ -301,6 +326,7 @@ class ListStore:
             self.checkpoint_if_due()
             self.connection.close()
             self.generation.close()
+            self.audit.close()
 
     def __enter__(self) -> ListStore:
         return self
@@ -312,12 +338,13 @@ class ListStore:
 class Write:
     """A transaction under way: its instant, and the changes that it records."""
 
-    __slots__ = ("_store", "newest_change", "now_us")
+    __slots__ = ("_store", "newest_change", "now_us", "recorded")
 
     def __init__(self, owner: ListStore, now_us: int) -> None:
         self._store = owner
         self.now_us = now_us
         self.newest_change = 0
+        self.recorded: list[tuple[str, int, int, int]] = []
 
     def record(self, what: str, list_id: int, first_entry: int, last_entry: int) -> None:
         cursor = self._store.execute(
@@ -329,6 +356,7 @@ class Write:
             last_entry,
         )
         self.newest_change = cursor.lastrowid or 0
+        self.recorded.append((what, list_id, first_entry, last_entry))
 
 
 def key_id_of(target: ListTarget, value: str) -> str | None:

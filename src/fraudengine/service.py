@@ -20,9 +20,9 @@ from .audit import AuditLog
 from .card_keys import KeyWatch
 from .cards import CardKey
 from .counting import Counting
-from .decision import EarlierScreening, card_identity
+from .decision import EarlierScreening, card_identity, conflicts
 from .decision_log import AlreadyRecorded, DecisionLog, EarlierRow, ScreeningRecord, Written
-from .diagnostics import StoreUnavailable
+from .diagnostics import ConflictingTransaction, StoreUnavailable
 from .engine import Engine, ReadyRuleSet
 from .enrich import Enricher
 from .facts import MerchantId, Transaction
@@ -124,6 +124,7 @@ class Screener:
             same = next((row for row in rows if row.is_same_request(request_digest)), None)
             if same is not None:
                 return await self._recorded_answer(same)
+            self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
         return self._settled(await self.log.append(record), given)
 
@@ -133,8 +134,17 @@ class Screener:
         same = next((row for row in rows if row.is_same_request(request_digest)), None)
         if same is not None:
             return _answer_in(self.log.get(same.id) or b"{}")
+        self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
         return self._settled(self.log.append_and_wait(record), given)
+
+    @staticmethod
+    def _refuse_conflict(transaction: Transaction, rows: tuple[EarlierRow, ...]) -> None:
+        """Raises ConflictingTransaction for another payment under a used id, unless it has a 3-D Secure result."""
+        if rows and transaction.three_ds is None:
+            first = EarlierScreening(rows[0].card_identity, rows[0].currency, rows[0].minor)
+            if differences := conflicts(transaction, first):
+                raise ConflictingTransaction(differences)
 
     def _decide(
         self, transaction: Transaction, request_digest: bytes, received_ns: int, rows: tuple[EarlierRow, ...]

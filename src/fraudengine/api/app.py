@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from ..access import Grant
+from ..audit import acting
 from ..cards import find_pans, hide_pans
 from ..config import Config
 from ..diagnostics import FraudengineError
@@ -77,6 +79,8 @@ class ScreeningApp(FastAPI):
         elif scope["path"] == PATH and scope["method"] == "POST":
             await self.screenings(scope, receive, send)
         else:
+            grant: Grant | None = scope["grant"]
+            acting.set(grant.who if grant is not None else "nobody")  # the task is this call's own
             await super().__call__(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Problem | None:
@@ -176,7 +180,7 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
         "request-timeout",
         "too-large",
     )
-    after = ("unsupported-media-type", "internal-error", "store-unavailable")
+    after = ("transaction-conflict", "unsupported-media-type", "internal-error", "store-unavailable")
 
     @app.post(
         PATH,

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from ..cards import hide_pans
-from ..diagnostics import InvalidTransaction, StoreUnavailable, UnknownMerchant
+from ..diagnostics import ConflictingTransaction, InvalidTransaction, StoreUnavailable, UnknownMerchant
 from ..request_problems import NotJson, TransactionRefused
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -45,6 +45,12 @@ UNKNOWN_MERCHANT = Kind(
     404,
     "No rule set has that merchant's name",
     "Add rules/merchants/NAME.yaml; it takes effect within a second.",
+)
+CONFLICT = Kind(
+    "transaction-conflict",
+    409,
+    "The transaction id was used for another payment",
+    "Send another `transaction_id`; only a call that carries a 3-D Secure result may differ from the first.",
 )
 RULES_REFUSED = Kind(
     "rules-refused",
@@ -122,6 +128,7 @@ KINDS: Final[dict[str, Kind]] = {
         INVALID_TRANSACTION,
         INVALID_REQUEST,
         UNKNOWN_MERCHANT,
+        CONFLICT,
         RULES_REFUSED,
         UNKNOWN_SCREENING,
         UNAUTHORIZED,
@@ -194,6 +201,8 @@ def problem_for(error: Exception) -> Problem | None:
         case InvalidTransaction():
             problems = ((error.field, error.problem),)
             return Problem(INVALID_TRANSACTION, in_words(problems), problems)
+        case ConflictingTransaction():
+            return Problem(CONFLICT, in_words(error.differences), error.differences)
         case UnknownMerchant(refused=True):
             why = "its rule file is refused"
             return Problem(RULES_REFUSED, "The merchant's rule file is refused.", (("merchant", why),))

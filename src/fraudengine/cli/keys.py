@@ -7,11 +7,14 @@ When `status` shows none left on the old key, `retire` ends it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from .. import card_keys
+from ..audit import AuditLog, AuditRow, operator
 from ..config import Config
 from ..diagnostics import ConfigurationError
 from ..list_reading import ListReader
@@ -27,7 +30,8 @@ def rotate(force: bool, state: Path | None) -> None:
     """Make a new key and keep the current one live beside it. Running services take it up within a second."""
     config = configuration(state=state)
     try:
-        key = card_keys.rotate(_key_file(config), force=force)
+        with _told(config, "card_keys.rotate"):
+            key = card_keys.rotate(_key_file(config), force=force)
     except ConfigurationError as error:
         raise Problem(str(error)) from None
     former = key.former.id if key.former is not None else ""
@@ -50,7 +54,8 @@ def retire(force: bool, state: Path | None) -> None:
                 "wait until their cards are seen, or use --force"
             )
     try:
-        key = card_keys.retire(path)
+        with _told(config, "card_keys.retire"):
+            key = card_keys.retire(path)
     except ConfigurationError as error:
         raise Problem(str(error)) from None
     click.echo(f"card key {key.id} is the only one live")
@@ -75,6 +80,15 @@ def status(state: Path | None, output: str | None) -> None:
     for row in rows:
         gone = "; no card is found by them any more" if row["state"] == "gone" and row["entries"] else ""
         click.echo(f"{row['key']} ({row['state']}): {row['entries']:,} list entries{gone}")
+
+
+@contextmanager
+def _told(config: Config, action: str) -> Iterator[None]:
+    """Has the audit log tell of the change, with the ids of the keys that were live before."""
+    key = config.load_card_key().key
+    live = [key.id] + ([key.former.id] if key.former is not None else [])
+    with AuditLog(config.state) as log, log.change(AuditRow(action, operator(), {"live_before": live})):
+        yield
 
 
 def _key_file(config: Config) -> Path:

@@ -17,7 +17,7 @@ from ..access import development_key
 from ..assembly import open_access, open_screener
 from ..audit import AuditLog
 from ..config import Config
-from ..diagnostics import InvalidTransaction, UnknownMerchant
+from ..diagnostics import ConflictingTransaction, InvalidTransaction, UnknownMerchant
 from ..environment import claim_state
 from ..request import read_transaction
 from ..serve import CannotListen, log_to_stderr
@@ -121,7 +121,7 @@ def screen(
                 started = time.perf_counter_ns()
                 transaction, digest = read_transaction(body, screener.card_key, time.time_ns() // 1000)
                 given = json.loads(screener.screen_and_wait(transaction, digest, started))
-            except (InvalidTransaction, UnknownMerchant) as error:
+            except (InvalidTransaction, UnknownMerchant, ConflictingTransaction) as error:
                 wrong += 1
                 click.echo(f"fraudengine: transaction {number}: {error}", err=True)
                 continue
