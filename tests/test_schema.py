@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import pytest
+from click.testing import CliRunner
 from jsonschema import Draft7Validator
 
+from fraudengine.cli import program
 from fraudengine.cli.handbook import KINDS, house_of, make_schema, render
 from fraudengine.rules.check_conditions import COMBINATIONS, ORDER_WORDS, TEST_WORDS
+from fraudengine.rules.fmt import format_text
 from fraudengine.rules.schema import House, read_house
 
 from .golden_files import GOLDEN, checked, read_golden
@@ -164,3 +168,15 @@ def test_schema_knows_every_word_of_the_grammar() -> None:
     words |= set(definitions["test_card_bin"]["anyOf"][-1]["properties"])
     assert words == {*TEST_WORDS, *ORDER_WORDS}
     assert set(COMBINATIONS) <= set(definitions["condition"]["properties"])
+
+
+def test_new_merchant_starts_with_its_schema_in_canonical_form(tmp_path: Path) -> None:
+    directory = tmp_path / "rules"
+    shutil.copytree(RULES, directory)
+    runner = CliRunner()
+    assert runner.invoke(program, ["new", "merchant", "fresh", "--rules", str(directory)]).exit_code == 0
+    for name, kind in (("fresh.yaml", "rules"), ("fresh.test.yaml", "test")):
+        text = (directory / "merchants" / name).read_text(encoding="utf-8")
+        assert text.startswith(f"{MODELINE}../{kind}.schema.json\n")
+        assert mistakes(kind, name, text) == []
+        assert format_text(name, text) == text
