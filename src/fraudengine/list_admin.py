@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from .cards import CardFingerprint, CardKey, Pan, is_fingerprint
-from .diagnostics import FraudengineError, UnknownMerchant, suggest
+from .diagnostics import FraudengineError, InvalidTransaction, UnknownMerchant, suggest
 from .facts import ListKind
 from .list_entries import RUN_TIME, ListTarget, StoredEntry, time_text
 from .list_import import read_expiry
@@ -143,7 +143,10 @@ class ListAdmin:
                 raise InvalidEntry("pan", "goes into lists of cards only")
             if key is None:
                 raise InvalidEntry("pan", "there is no card key, so no fingerprint can be made")
-            number = Pan.parse(pan, "pan")
+            try:
+                number = Pan.parse(pan, "pan")
+            except InvalidTransaction as error:
+                raise InvalidEntry(error.field, error.problem) from None
             return number.fingerprint(key), number.fingerprint(key.former) if key.former is not None else None
         return read_value(target.kind, value or ""), None
 
