@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hmac
 import json
 import logging
 import os
@@ -418,3 +419,11 @@ def test_other_log_records_are_left_alone(logger: logging.Logger, collector: _Co
     assert collector.records[0].args == args
     logger.warning('%s - "%s %s HTTP/%s" %d', "127.0.0.1:5000", "GET", "/cards/4111111111111111", "1.1", 404)
     assert collector.records[1].args == ("127.0.0.1:5000", "GET", "/cards/411111******1111", "1.1", 404)
+
+
+@pytest.mark.parametrize("length", [32, 64, 65, 200], ids=["shortest", "one block", "over a block", "long"])
+def test_fingerprint_is_hmac_sha256_of_the_whole_number(length: int) -> None:
+    secret = bytes(range(length))
+    digest = hmac.digest(secret, b"4111111111111111", "sha256").hex()
+    letters = digest[:32].translate(str.maketrans("0123456789abcdef", "abcdefghijklmnop"))
+    assert Pan.parse("4111 1111 1111 1111").fingerprint(CardKey(secret)).endswith(f"_{letters}")

@@ -21,11 +21,12 @@ from typing import Final, TypeAlias
 
 from . import store
 from .diagnostics import StoreUnavailable
+from .records import record
 from .velocity_documents import rows_of_document
 from .velocity_index import EventRow, IndexedScreening, Registry, insert_events, read_generation, read_registry
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ScreeningRecord:
     """One screening as it is recorded. `document` is the whole of it as JSON bytes; times are UTC microseconds.
 

@@ -10,6 +10,7 @@ from . import reasons
 from .cards import is_fingerprint
 from .facts import Card, Transaction
 from .money import format_minor
+from .records import record
 from .rules.ast import ChallengeOutcomes, ListEntry, Mode, Outcome, Rule, RuleSet
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 UNCHALLENGEABLE_CHANNELS: Final = frozenset({"moto", "recurring"})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Because:
     """One test that made a rule match: the fact, its value, and what was tested, in words.
 
@@ -49,7 +50,7 @@ class Match:
     by_unknown: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """The answer: outcome, reason code, the determining rule (None: no rule decided) and every match.
 
@@ -78,7 +79,7 @@ def decide(rule_set: RuleSet, matches: Iterable[Match], *, three_ds: str, channe
     settled = settle(before, rule_set.challenge, channel)
     if settled.outcome is Outcome.CHALLENGE:
         indicator = settled.rule.challenge_indicator if settled.rule is not None else "04"
-        return replace(settled, challenge_indicator=indicator)
+        return Decision(settled.outcome, settled.code, settled.rule, settled.matches, three_ds, indicator)
     return settled
 
 
@@ -138,7 +139,7 @@ def _become(decision: Decision, outcome: Outcome, code: str) -> Decision:
     return replace(decision, outcome=outcome, code=code)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EarlierScreening:
     """What the first screening of the same transaction id was about: a 3-D Secure result belongs to it."""
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from . import french, reasons
-from .backends.reference import Truth, evaluate, match_rule
+from .backends.reference import Truth, all_of, any_of, evaluate, match_rule
 from .decision import Because, Decision, Match, determining_match, level
 from .explain_words import Test, entry_notes, phrase, say_fact, short_test, show, tell
 from .facts import Facts
@@ -110,8 +110,11 @@ class Explanation:
 
 def explain_match(match: Match, facts: Facts, lists: Lists) -> tuple[Because, ...]:
     """The tests that made the rule match, without repeats, in the order they are written."""
-    found = carrying_tests(match.rule.when, facts, lists)
-    return tuple(dict.fromkeys(_because(test, negated, facts, lists) for test, negated in found))
+    when = match.rule.when
+    if isinstance(when, Compare | OneOf | StartsWith | InNetworks | InList | IsUnknown):
+        return (_because(when, False, facts, lists),)  # one test carries its own truth: no need to ask for it
+    found = carrying_tests(when, facts, lists)
+    return tuple(dict.fromkeys([_because(test, negated, facts, lists) for test, negated in found]))
 
 
 def _because(test: Test, negated: bool, facts: Facts, lists: Lists) -> Because:
@@ -123,23 +126,24 @@ def _because(test: Test, negated: bool, facts: Facts, lists: Lists) -> Because:
 
 def carrying_tests(condition: Condition, facts: Facts, lists: Lists) -> list[tuple[Test, bool]]:
     """The tests that give the condition its truth, each with whether a `not` stands around it."""
-    return list(_carriers(condition, evaluate(condition, facts, lists), False, facts, lists))
+    return _weigh(condition, False, facts, lists)[1]
 
 
-def _carriers(
-    condition: Condition, wanted: Truth, negated: bool, facts: Facts, lists: Lists
-) -> Iterable[tuple[Test, bool]]:
-    if evaluate(condition, facts, lists) is not wanted:
-        return
+def _weigh(
+    condition: Condition, negated: bool, facts: Facts, lists: Lists
+) -> tuple[Truth, list[tuple[Test, bool]]]:
+    """The condition's truth and the tests that carry it: of a group, those of the parts that have its truth."""
     match condition:
         case All(conditions=inner) | Any(conditions=inner):
-            for part in inner:
-                yield from _carriers(part, wanted, negated, facts, lists)
+            weighed = [_weigh(part, negated, facts, lists) for part in inner]
+            truths = [truth for truth, _ in weighed]
+            truth = all_of(truths) if isinstance(condition, All) else any_of(truths)
+            return truth, [test for part, tests in weighed if part is truth for test in tests]
         case Not(condition=part):
-            inside = None if wanted is None else not wanted
-            yield from _carriers(part, inside, not negated, facts, lists)
+            truth, tests = _weigh(part, not negated, facts, lists)
+            return None if truth is None else not truth, tests
         case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
-            yield condition, negated
+            return evaluate(condition, facts, lists), [(condition, negated)]
         case _:
             assert_never(condition)
 

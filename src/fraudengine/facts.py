@@ -13,6 +13,7 @@ from typing import Final, NewType, TypeAlias
 
 from .cards import CardFingerprint
 from .money import Money
+from .records import record
 
 MerchantId = NewType("MerchantId", str)
 FactName: TypeAlias = str
@@ -227,7 +228,7 @@ METADATA_PREFIX: Final = "metadata."
 METADATA_TYPES: Final = (FactType.TEXT, FactType.INTEGER, FactType.BOOLEAN, FactType.COUNTRY)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Card:
     """The card of a transaction, without its number.
 
@@ -248,7 +249,7 @@ class Card:
     former_fingerprint: CardFingerprint | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ThreeDsResult:
     """What 3-D Secure answered: transStatus `status` (Y A N R U C D I), the ECI, version, and its own id."""
 
@@ -258,7 +259,7 @@ class ThreeDsResult:
     ds_trans_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transaction:
     """One payment attempt as the gateway describes it, checked and normalised; `at_us` is UTC microseconds."""
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, assert_never
 
 from .facts import Card, FactValue, ListKind
+from .records import record
 from .rules.ast import DeclaredList, ListContents, ListEntry, ListName
 
 _Entries: TypeAlias = tuple[ListEntry, ...]
@@ -42,7 +42,7 @@ class RunTimeEntries(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hit:
     """An entry that held a fact's value; `by_former_key` when only the card's fingerprint before did."""
 
@@ -52,7 +52,7 @@ class Hit:
     by_former_key: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListsAsOf:
     """The lists of one merchant as of one instant (UTC microseconds): rule files first, then run-time entries.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from .diagnostics import FraudengineError
+from .records import record
 
 # ISO 4217: alphabetic code -> (numeric code, number of decimals of the minor unit).
 CURRENCIES: dict[str, tuple[str, int]] = {
@@ -189,7 +189,7 @@ class InvalidAmount(FraudengineError):
     """The text is no amount of that currency; the message says why and what would be."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Money:
     """An amount in minor units. Amounts compare only within one currency, so there is no `<` here."""
 

@@ -7,7 +7,7 @@ one path from a transaction to a decision.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from . import reasons
@@ -19,6 +19,7 @@ from .facts import Facts, FactValue, Transaction
 from .list_entries import time_text
 from .lists import ListsAsOf
 from .money import Money
+from .records import record
 from .rules.ast import ListEntry, ListName, Outcome
 from .velocity_index import CounterReader
 
@@ -31,7 +32,7 @@ Count: TypeAlias = Callable[[CounterReader, Facts], Mapping[str, FactValue]]
 """The values of velocity counters for a transaction with these facts, without those that are unknown."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Screened:
     """A decided transaction with what was known when it was decided."""
 
@@ -171,8 +172,13 @@ def indicators(screened: Screened) -> dict[str, Json]:
 
 def recorded_facts(screened: Screened, needed: frozenset[str] = frozenset()) -> dict[str, Json]:
     """The facts that decided, as JSON: those that the rule set reads or that are `needed`, and the indicators."""
-    wanted = screened.ready.rule_set.reads | INDICATORS | needed
+    wanted = _recorded_names(screened.ready.rule_set.reads, needed)
     return {name: json_value(value) for name, value in screened.facts.items() if name in wanted}
+
+
+@lru_cache(maxsize=4096)
+def _recorded_names(reads: frozenset[str], needed: frozenset[str]) -> frozenset[str]:
+    return reads | INDICATORS | needed
 
 
 def transaction_object(transaction: Transaction) -> dict[str, Json]:

@@ -276,6 +276,7 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _DIGITS: Final = {letter: value for value, letter in enumerate(_ALPHABET)} | {"i": 1, "l": 1, "o": 0}
 _PREFIX: Final = "scr_"
 _LENGTH: Final = 13
+_PAIRS: Final = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
 WORKER_BITS: Final = 8
 COUNTER_BITS: Final = 13
 _TIME_SHIFT: Final = WORKER_BITS + COUNTER_BITS
@@ -286,7 +287,10 @@ def screening_id_text(screening_id: int) -> str:
     """`scr_` and 13 characters of Crockford's base 32; texts sort as the ids do."""
     if not 0 <= screening_id < 1 << 63:
         raise ValueError("a screening id has 63 bits")
-    return _PREFIX + "".join(_ALPHABET[screening_id >> shift & 31] for shift in range(60, -1, -5))
+    pairs = (screening_id >> 50 & 1023, screening_id >> 40 & 1023, screening_id >> 30 & 1023)
+    high = _ALPHABET[screening_id >> 60] + _PAIRS[pairs[0]] + _PAIRS[pairs[1]] + _PAIRS[pairs[2]]
+    low = _PAIRS[screening_id >> 20 & 1023] + _PAIRS[screening_id >> 10 & 1023] + _PAIRS[screening_id & 1023]
+    return _PREFIX + high + low
 
 
 def parse_screening_id(text: str) -> int | None:
