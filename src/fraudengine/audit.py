@@ -162,7 +162,10 @@ class AuditLog:
             ).fetchall()
         except sqlite3.Error as error:
             raise store.explain_error(error, self.path) from error
-        return tuple(RecordedRow(*row[:5], json.loads(row[5])) for row in map(tuple, found))
+        return tuple(
+            RecordedRow(row_id, at_us, action, who, merchant, json.loads(what))
+            for row_id, at_us, action, who, merchant, what in found
+        )
 
     def verify(self) -> tuple[int, int | None]:
         """How many rows follow from each other, and the id of the first that does not (None: all do)."""
