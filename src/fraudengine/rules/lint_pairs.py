@@ -7,10 +7,10 @@ but it does not find every such pair. Contents of lists are never assumed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..diagnostics import Diagnostic, Severity
-from .ast import All, Any, Condition, Mode, Not, Outcome, Rule, facts_read
+from .ast import All, Any, Condition, Mode, Not, Outcome, Rule, RuleId, facts_read
 from .reachability import find_covering
 
 MAX_PAIRS: Final = 50_000  # more than anyone writes by hand: the analysis passes
@@ -22,17 +22,19 @@ def compare_rules(rules: Sequence[Rule], own: str) -> Iterator[Diagnostic]:
     mine = [item for item in live if item[0].origin == own]
     if len(mine) * len(live) > MAX_PAIRS:
         return
+    said: set[tuple[str, RuleId]] = set()
     for rule, facts in mine:
         for other, other_facts in live:
             if other is rule or facts.isdisjoint(other_facts):
                 continue
             if other.origin != own or rule.id < other.id:
                 found = _compare(rule, other, own)
-                if found is not None:
-                    yield found
+                if found is not None and (found.code, found.loser) not in said:
+                    said.add((found.code, found.loser))  # one wider rule is reason enough
+                    yield found.diagnostic
 
 
-def _compare(one: Rule, other: Rule, own: str) -> Diagnostic | None:
+def _compare(one: Rule, other: Rule, own: str) -> _Finding | None:
     """What there is to say of two rules; `one` is the rule set's own."""
     forth, back = covers(one, other), covers(other, one)
     if forth and back and (one.then is other.then or Outcome.ACCEPT in (one.then, other.then)):
@@ -82,7 +84,7 @@ def _level(rule: Rule) -> int:
     return 1 if rule.then is Outcome.ACCEPT else 3
 
 
-def _say_same(one: Rule, other: Rule) -> Diagnostic:
+def _say_same(one: Rule, other: Rule) -> _Finding:
     if one.then is other.then:
         message = f"rules `{one.id}` and `{other.id}` say the same"
         return _warning(
@@ -94,7 +96,7 @@ def _say_same(one: Rule, other: Rule) -> Diagnostic:
     return _warning("contradicting-rules", message, one, other, f"the same condition, and {other.then}", hint)
 
 
-def _say_useless(narrow: Rule, wide: Rule, own: str) -> Diagnostic | None:
+def _say_useless(narrow: Rule, wide: Rule, own: str) -> _Finding | None:
     """`narrow` never decides anything, because `wide` matches whenever it does and counts no less."""
     if wide.then is Outcome.ACCEPT and narrow.then is not Outcome.ACCEPT:
         message = f"rule `{wide.id}` accepts every payment that `{narrow.id}` would {narrow.then}"
@@ -113,5 +115,15 @@ def _say_useless(narrow: Rule, wide: Rule, own: str) -> Diagnostic | None:
     return _warning("never-decides", message, narrow, wide, f"this rule says {wide.then}", hint)
 
 
-def _warning(code: str, message: str, place: Rule, other: Rule, note: str, hint: str) -> Diagnostic:
-    return Diagnostic(code, message, place.span, hint, Severity.WARNING, also=((other.span, note),))
+def _warning(code: str, message: str, place: Rule, other: Rule, note: str, hint: str) -> _Finding:
+    also = ((other.span, note),)
+    loser = other if code == "accept-too-wide" and place.then is Outcome.ACCEPT else place
+    return _Finding(code, loser.id, Diagnostic(code, message, place.span, hint, Severity.WARNING, also=also))
+
+
+class _Finding(NamedTuple):
+    """A warning, and the rule that it says to be of no use."""
+
+    code: str
+    loser: RuleId
+    diagnostic: Diagnostic
