@@ -1,7 +1,8 @@
 """Which values may be in a run-time list, in little memory: what it denies is in no list, the rest SQLite knows.
 
 It holds every entry that ever was, removed ones too, so it serves any instant. A million values take eight
-megabytes as one sorted array of 64-bit hashes; networks are merged into intervals.
+megabytes as one sorted array of 64-bit hashes, and four for a bitmap before it, which alone denies 97 of 100 values
+at the cost of one memory access, where the search takes twenty; networks are merged into intervals.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ from collections.abc import Iterable
 
 
 class HashFilter:
-    """A set of 64-bit hashes: a sorted array, and a set of those that came since."""
+    """A set of 64-bit hashes: a bitmap, a sorted array, and a set of those that came since."""
 
-    __slots__ = ("_recent", "_sorted")
+    __slots__ = ("_bits", "_mask", "_recent", "_sorted")
 
     def __init__(self, ascending: Iterable[int] = ()) -> None:
         self._sorted = array("q", ascending)
         self._recent: set[int] = set()
+        size = 1 << max(16, (len(self._sorted) * 3).bit_length())  # 24 to 48 bits for each
+        self._mask = size - 1
+        self._bits = bits = bytearray(size)
+        mask = self._mask
+        for number in self._sorted:
+            bits[number >> 3 & mask] |= 1 << (number & 7)
 
     def add(self, number: int) -> None:
         self._recent.add(number)
+        self._bits[number >> 3 & self._mask] |= 1 << (number & 7)
 
     def holds(self, number: int) -> bool:
+        if not self._bits[number >> 3 & self._mask] >> (number & 7) & 1:
+            return False
         if number in self._recent:
             return True
         numbers = self._sorted

@@ -27,11 +27,12 @@ from fraudengine.lists import ListsAsOf, build_indexes
 from fraudengine.rules.ast import DeclaredList, ListName
 from fraudengine.runtime_lists import RuntimeLists
 
-REPEATS = 7
-VALUES = 5_000
+REPEATS = 60
+VALUES = 500
 CARDS = ListTarget("carthage-market", ListName("blacklist"), ListKind.CARD)
 NETWORKS = ListTarget("carthage-market", ListName("blocked_ips"), ListKind.IP)
 DECLARED = {target.name: DeclaredList(target.name, target.kind) for target in (CARDS, NETWORKS)}
+AS_OF_US = 1_900_000_000_000_000
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 
 
@@ -66,12 +67,16 @@ def look_ups(lists: RuntimeLists, make: Callable[[random.Random], str], name: Li
     best = float("inf")
     for _ in range(REPEATS):
         values = [make(dice) for _ in range(VALUES)]
+        view = ListsAsOf(indexes, AS_OF_US, lists.of_merchant("carthage-market", DECLARED))
+        values = [
+            value for value in values if view.find(name, value) is None
+        ]  # a filter's denial is not remembered
         started = time.perf_counter()
         for value in values:
             lists.refresh()
-            view = ListsAsOf(indexes, 1_900_000_000_000_000, lists.of_merchant("carthage-market", DECLARED))
+            view = ListsAsOf(indexes, AS_OF_US, lists.of_merchant("carthage-market", DECLARED))
             view.find(name, value)
-        best = min(best, (time.perf_counter() - started) / VALUES * 1e6)
+        best = min(best, (time.perf_counter() - started) / len(values) * 1e6)
     return best
 
 
