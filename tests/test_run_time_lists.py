@@ -296,9 +296,7 @@ def test_hashes_hold_what_was_put_into_them(loaded: set[int], added: set[int]) -
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(st.tuples(st.sampled_from(["add", "remove"]), st.integers(0, 3), st.integers(1, 5)), max_size=25)
-)
+@given(st.lists(st.tuples(st.sampled_from(["add", "remove"]), st.integers(0, 3), st.integers(1, 5)), max_size=25))
 def test_run_time_lists_agree_with_a_plain_model(tmp_path: Path, steps: list[tuple[str, int, int]]) -> None:
     clock = Clock()
     model: list[list[Any]] = []  # [value, added, expires, removed]
@@ -419,17 +417,16 @@ def screener(tmp_path: Path) -> Iterator[Screener]:
     opened.close()
 
 
-def screen(screener: Screener, described: dict[str, Any]) -> dict[str, Any]:
-    transaction, digest = transaction_from_object(
-        described, screener.card_key, screener.list_admin.lists.clock_us()
-    )  # type: ignore[union-attr]
-    answer: dict[str, Any] = json.loads(screener.screen_and_wait(transaction, digest, 0))
-    return answer
-
-
 def admin(screener: Screener) -> Any:
     assert screener.list_admin is not None
     return screener.list_admin
+
+
+def screen(screener: Screener, described: dict[str, Any]) -> dict[str, Any]:
+    now_us = admin(screener).lists.clock_us()
+    transaction, digest = transaction_from_object(described, screener.card_key, now_us)
+    answer: dict[str, Any] = json.loads(screener.screen_and_wait(transaction, digest, 0))
+    return answer
 
 
 def test_the_card_of_a_screening_is_blacklisted_and_says_why(screener: Screener) -> None:
