@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-check schema clean
+.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-check schema clean
 
 help:
 	@echo "make run              install into .venv, serve the API on http://127.0.0.1:8080 with the sample merchants"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-http       whole screenings over HTTP, against a bare FastAPI route"
 	@echo "make bench-check      fraudengine check on 1,000 files"
 	@echo "make bench-merchants  5,000 merchants: start, memory, reload"
+	@echo "make bench-lists      run-time lists of 1,000,000 cards and 100,000 networks"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +61,9 @@ bench-check: $(STAMP)
 
 bench-merchants: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_merchants
+
+bench-lists: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_lists
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
