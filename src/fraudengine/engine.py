@@ -18,8 +18,7 @@ from .facts import Card, Facts
 from .lists import Hit, ListIndex, ListsAsOf, RunTimeEntries, build_index
 from .rules.activation import activate
 from .rules.ast import ListName, RuleSet
-from .velocity import plan_counters
-from .velocity_index import CounterReader
+from .velocity_index import CounterReader, counter_reader
 
 _log = logging.getLogger(__name__)
 
@@ -68,9 +67,7 @@ class Engine:
         online = compile_rule_set(rule_set)
         check_agreement(rule_set, online)
         indexes = {name: build_index(declared) for name, declared in rule_set.lists.items()}
-        planned = plan_counters(rule_set)
-        counters = CounterReader(planned) if planned else None
-        return ReadyRuleSet(rule_set, online, indexes, linked, filled, counters)
+        return ReadyRuleSet(rule_set, online, indexes, linked, filled, counter_reader(rule_set))
 
     def decide(self, ready: ReadyRuleSet, facts: Facts, lists: ListsAsOf) -> Decision:
         """The decision on one transaction's facts, whatever happens to the backends."""

@@ -23,9 +23,9 @@ from typing import Any, Final, NamedTuple
 
 from .facts import FactName, Facts, FactValue
 from .money import Money
-from .rules.ast import Outcome
+from .rules.ast import Outcome, RuleSet
 from .rules.counters import IP_NETWORK, Among, CounterScope, Measure
-from .velocity import FAILED_3DS, PlannedCounter, Series, key_values, parse_series
+from .velocity import FAILED_3DS, PlannedCounter, Series, key_values, parse_series, plan_counters
 
 BITS: Final[Mapping[Among, int]] = {among: 1 << place for place, among in enumerate(Among)}
 TECHNICAL: Final = BITS[Among.TECHNICAL_FAILURES]
@@ -302,6 +302,12 @@ class CounterReader:
                 is_sum = counter.measure is Measure.SUM
                 found[counter.name] = Money(int(value), amount.currency) if is_sum else int(value)
         return found
+
+
+def counter_reader(rule_set: RuleSet) -> CounterReader | None:
+    """The reader of the counters that the rules in force read; None when they read none."""
+    planned = plan_counters(rule_set)
+    return CounterReader(planned) if planned else None
 
 
 def _select(planned: PlannedCounter, without_own: str) -> str:

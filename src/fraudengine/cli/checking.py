@@ -37,6 +37,7 @@ from ..rules.link import find_mistakes
 from ..rules.lint import find_unmatched_rules, find_warnings
 from ..rules.sourcetext import decode_source, text_for_display
 from ..ruletest import RuleTest, read_test_merchant, read_tests, screen_test
+from ..velocity_index import counter_reader
 from .options import Problem, configuration, data_option, rules_option
 from .selection import changed_since_option, paths_argument, rule_file, select
 
@@ -185,7 +186,8 @@ class _LawOnly(Engine):
     def prepare(self, linked: RuleSet, filled: frozenset[ListName] = frozenset()) -> ReadyRuleSet:
         rule_set = activate(linked, filled)
         online = cast(OnlineRuleSet, _NoMatches())
-        return ReadyRuleSet(rule_set, online, build_indexes(rule_set.lists), linked, filled)
+        indexes = build_indexes(rule_set.lists)
+        return ReadyRuleSet(rule_set, online, indexes, linked, filled, counter_reader(rule_set))
 
 
 class _NoMatches:

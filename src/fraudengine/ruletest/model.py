@@ -11,6 +11,7 @@ from ..diagnostics import Span
 from ..facts import FactValue, ThreeDsResult
 from ..rules.ast import ListEntry, ListName
 from ..screening import Screened
+from .past import PastPayments
 
 Given: TypeAlias = dict[str, FactValue | None]  # None: the test says `unknown`
 
@@ -43,6 +44,7 @@ class RuleTest:
     lists: Mapping[ListName, tuple[ListEntry, ...]] = field(default_factory=dict)
     three_ds: ThreeDsResult | None = None
     earlier: EarlierScreening | None = None
+    history: tuple[PastPayments, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

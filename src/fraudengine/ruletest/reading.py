@@ -29,14 +29,17 @@ from ..rules.checked import Mistakes, has_errors, in_order, shown
 from ..rules.yamldoc import Mapping as MappingNode
 from ..rules.yamldoc import Node, Scalar, Sequence, read_document, text_for_display
 from .model import NO_RULE, Expectation, Given, RuleTest
+from .past import read_history
 
 DEFAULT_AT: Final = "2026-01-15T12:00:00+01:00"
 TOP_KEYS: Final = ("merchant", "description", "now", "transaction", "tests")
-TEST_KEYS: Final = ("name", "given", "at", "now", "lists", "three_ds", "earlier", "expect")
+TEST_KEYS: Final = ("name", "given", "at", "now", "lists", "three_ds", "earlier", "history", "expect")
 EXPECT_KEYS: Final = ("outcome", "reason", "reasons", "rule", "matches")
 THREE_DS_KEYS: Final = ("status", "eci", "version")
 STATUSES: Final = ("Y", "A", "N", "R", "U", "C", "D", "I")
-PAYMENT_KEYS: Final = ("merchant", "description", "at", "now", "transaction", "lists", "three_ds", "earlier")
+PAYMENT_KEYS: Final = (
+    *("merchant", "description", "at", "now", "transaction", "lists", "three_ds", "earlier", "history"),
+)
 _TIME_KEYS: Final = ("at", "now")  # two words for one instant: that of the payment
 _FACTS_HINT: Final = "write `{amount: 50 TND, ip_country: TN}`"
 
@@ -156,7 +159,8 @@ class _Reader:
             self.report("no-amount", "the test's transaction has no amount", node, "give `amount: 50 TND`")
             return None
         three_ds, earlier = self.three_ds(node), self.earlier(node, given)
-        return RuleTest(name, node.span, given, at_us, expect, self.lists(node), three_ds, earlier)
+        history = read_history(node.get("history"), given, at_us, self.rule_set.timezone, self)
+        return RuleTest(name, node.span, given, at_us, expect, self.lists(node), three_ds, earlier, history)
 
     def moment(self, node: MappingNode) -> int | None:
         """The instant that `at` or `now` gives, in UTC microseconds."""
@@ -219,7 +223,10 @@ class _Reader:
         declared = self.rule_set.metadata.get(key.text.removeprefix(METADATA_PREFIX))
         if key.text.startswith(METADATA_PREFIX) and declared is not None:
             return FactSpec(key.text, declared, Origin.REQUEST, "")
-        known = [*CATALOGUE, *(METADATA_PREFIX + name for name in self.rule_set.metadata)]
+        counter = self.rule_set.velocity.get(key.text)
+        if counter is not None:  # a test may say a count instead of telling the history
+            return counter.spec
+        known = [*CATALOGUE, *(METADATA_PREFIX + name for name in self.rule_set.metadata), *self.rule_set.velocity]
         hint = suggest(key.text[:64], known) or "rules/README.md lists every fact"
         self.report("unknown-fact", f"unknown fact {shown(key.text)}", key, hint)
         return None
