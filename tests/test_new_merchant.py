@@ -27,6 +27,10 @@ def test_the_start_passes_check_test_and_fmt(rules: Path) -> None:
     assert run("fmt", "--check", file, tests).code == 0
     found = run("show", "jasmine-shop", "--rules", rules, "--format", "json").json
     assert found["description"] == description
+    for path, schema in ((file, "rules"), (tests, "test")):
+        modeline = path.read_text().splitlines()[0]
+        assert modeline == f"# yaml-language-server: $schema=../{schema}.schema.json"
+        assert (path.parent / modeline.partition("=")[2]).exists()
 
 
 def test_every_comment_can_be_taken_into_use(rules: Path) -> None:
@@ -77,7 +81,8 @@ def test_house_rules_that_challenge_are_what_the_test_expects(tmp_path: Path) ->
 def test_without_house_rules(tmp_path: Path) -> None:
     rules = write_rules(tmp_path, merchants__other="merchant: other\n")
     assert run("new", "merchant", "shop", "--rules", rules).code == 0
-    assert "extends" not in (rules / "merchants" / "shop.yaml").read_text()
+    text = (rules / "merchants" / "shop.yaml").read_text()
+    assert ("extends" in text, "yaml-language-server" in text) == (False, False)
     assert run("test", "--rules", rules).code == 0
 
 

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fraudengine.assembly import open_data
+from fraudengine.backends.online import compile_rule_set
 from fraudengine.config import read_configuration
-from fraudengine.decision import Match
+from fraudengine.decision import Match, decide
 from fraudengine.diagnostics import RuleFilesRefused
 from fraudengine.engine import Engine, ReadyRuleSet
 from fraudengine.enrich import Enricher
-from fraudengine.facts import Facts
-from fraudengine.lists import ListsAsOf
+from fraudengine.facts import CATALOGUE, Facts, FactType, MerchantId, Transaction
+from fraudengine.lists import ListsAsOf, build_indexes
+from fraudengine.money import Money
 from fraudengine.rules.ast import Outcome, RuleSet
+from fraudengine.rules.counters import Counter, Measure
 from fraudengine.rules.library import Library
 from fraudengine.ruletest import BACKENDS, RuleTest, RuleTestResult, read_tests, run_test
 from fraudengine.ruletest.junit import junit_xml
-from tests.command_line import run, sample_rules, write_rules
+from fraudengine.ruletest.running import one_by_one
+from fraudengine.screening import Screened
+from tests import strategies
+from tests.command_line import REPOSITORY, run, sample_rules, write_rules
 
 PLATFORM = """\
 rule_set: platform
@@ -362,7 +371,7 @@ def broken_backend() -> Iterator[str]:
             raise ValueError("no euros")
         return ()
 
-    BACKENDS["broken"] = finds_nothing
+    BACKENDS["broken"] = one_by_one(finds_nothing)
     yield "broken"
     del BACKENDS["broken"]
 
@@ -381,8 +390,28 @@ def test_a_backend_that_disagrees_or_fails_fails_the_test(
     assert failing.failures[0].message.startswith("the broken backend failed: no euros")
 
 
-def test_runs_on_the_reference_and_the_online_backend() -> None:
-    assert list(BACKENDS)[:2] == ["reference", "online"]
+def test_runs_on_every_backend() -> None:
+    assert list(BACKENDS) == ["reference", "online", "columnar"]
+    assert run("test", REPOSITORY / "rules", "--format", "json").json["backends"] == list(BACKENDS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(strategies.rule_sets(), st.lists(strategies.facts(), min_size=1, max_size=4))
+def test_the_backends_find_the_same_matches(rule_set: RuleSet, payments: list[Facts]) -> None:
+    counters = [
+        Counter(name, Measure.SUM if kind is FactType.MONEY else Measure.COUNT, ("card",), 3_600_000_000)
+        for name, kind in strategies.TYPES.items()
+        if name not in CATALOGUE and not name.startswith("metadata.")
+    ]
+    rule_set = replace(rule_set, velocity={counter.name: counter for counter in counters})
+    ready = ReadyRuleSet(rule_set, compile_rule_set(rule_set), build_indexes(rule_set.lists))
+    lists = strategies.lists_of(rule_set)
+    transaction = Transaction(MerchantId("m"), "T", 0, Money(1, "TND"))
+    decision = decide(rule_set, (), three_ds="none", channel="ecommerce")
+    screened = [Screened(transaction, ready, {"currency": "TND", **facts}, lists, decision) for facts in payments]
+    law, *others = (list(backend(screened)) for backend in BACKENDS.values())
+    for found in others:
+        assert found == law
 
 
 # ---- the command ----------------------------------------------------------------------------------
@@ -488,8 +517,6 @@ def test_junit_is_valid(rules: Path, tmp_path: Path) -> None:
 
 
 def test_junit_leaves_out_what_xml_cannot_hold(ready: ReadyRuleSet, enricher: Enricher) -> None:
-    from dataclasses import replace
-
     result = result_of("- {name: a, expect: accept}", ready, enricher)
     odd = replace(result, test=replace(result.test, name="a\x00b\ufffe<c>"))
     (case,) = ElementTree.fromstring(junit_xml([("f", odd)])).iter("testcase")

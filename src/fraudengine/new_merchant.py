@@ -16,6 +16,7 @@ from .money import Money
 from .rules.ast import DeclaredList, Outcome, RuleSet, SettingValue
 
 _WIDTH: Final = 100
+_MODELINE: Final = "# yaml-language-server: $schema=../{}.schema.json"
 _AT: Final = datetime(2026, 11, 23, 11, tzinfo=UTC)
 _SAMPLE_CARD: Final = "fp_000000_aaaabbbbccccddddeeeeffffgggghhhh"
 _EXAMPLES: Final[dict[FactType, str]] = {
@@ -70,18 +71,22 @@ def ordinary_outcome(parent: RuleSet | None) -> Outcome:
     return decide(parent, matches, three_ds="none", channel="ecommerce").outcome
 
 
-def starting_files(name: str, description: str, parent: RuleSet | None, *, schema_line: str = "") -> StartingFiles:
-    """The files of a merchant that extends `parent`, whose settings and lists stand in it as comments."""
+def starting_files(name: str, description: str, parent: RuleSet | None, *, schemas: bool = False) -> StartingFiles:
+    """The files of a merchant that extends `parent`, whose settings and lists stand in it as comments.
+
+    `schemas` says that the JSON Schemas lie in the rule directory; the files then tell editors so.
+    """
     lines = [f"merchant: {name}", f"description: {quoted(description)}"]
     if parent is not None:
         lines.append(f"extends: {parent.name}")
     lines += ["", *_settings(parent), "", *_lists(parent), "", *_OWN_RULES]
     head = [
-        *([schema_line] if schema_line else []),
-        f"# What {name} decides for itself. Take away the `# ` of a line to use it; the words are in rules/README.md.",
+        *([_MODELINE.format("rules")] if schemas else []),
+        f"# What {name} decides for itself. Take away the `# ` of a line to use it.",
         f"# After an edit: fraudengine check && fraudengine test && fraudengine show {name}",
     ]
-    tests = _TESTS.format(name=name, outcome=ordinary_outcome(parent).value)
+    tests = _MODELINE.format("test") + "\n" if schemas else ""
+    tests += _TESTS.format(name=name, outcome=ordinary_outcome(parent).value)
     return StartingFiles("\n".join([*head, *lines]) + "\n", tests)
 
 

@@ -49,7 +49,7 @@ def merchant(name: str, description: str, rules: Path | None) -> None:
         if path.exists():
             raise Problem(f"{path} exists already; nothing is written")
     text = description or "Say here what the merchant sells and to whom."
-    files = starting_files(name, text, parent)
+    files = starting_files(name, text, parent, schemas=(directory / "rules.schema.json").exists())
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in zip(targets, (files.rules, files.tests), strict=True):
         with path.open("x", encoding="utf-8") as file:

@@ -25,8 +25,8 @@ from ..ruletest import (
     measure_coverage,
     read_test_merchant,
     read_tests,
-    run_test,
 )
+from ..ruletest import run_tests as run_all
 from ..ruletest.coverage import matched_by_nobody
 from .options import Problem, configuration, data_option, format_option, rules_option
 from .selection import Selection, changed_since_option, paths_argument, rule_file, select
@@ -143,10 +143,10 @@ def _run_file(
         raise RuleFilesRefused([mistake], {shown: text_for_display(text)}) from None
     if merchant not in ready:
         ready[merchant] = engine.prepare(rule_set)
-    for test in read_tests(shown, text, rule_set):
-        run.tests_seen += 1
-        if wanted in test.name.lower():
-            run.results.append((shown, run_test(test, ready[merchant], engine, enricher)))
+    tests = read_tests(shown, text, rule_set)
+    run.tests_seen += len(tests)
+    chosen = [test for test in tests if wanted in test.name.lower()]
+    run.results += [(shown, result) for result in run_all(chosen, ready[merchant], engine, enricher)]
 
 
 def _coverage(selection: Selection, library: Library, run: _Run) -> tuple[MerchantCoverage, ...]:

@@ -11,7 +11,7 @@ from .coverage import MerchantCoverage, measure_coverage
 from .junit import junit_xml
 from .model import Expectation, Failure, RuleTest, RuleTestResult
 from .reading import read_test_merchant, read_tests
-from .running import BACKENDS, run_test, screen_test
+from .running import BACKENDS, run_test, run_tests, screen_test
 
 __all__ = [
     "BACKENDS",
@@ -25,5 +25,6 @@ __all__ = [
     "read_test_merchant",
     "read_tests",
     "run_test",
+    "run_tests",
     "screen_test",
 ]
