@@ -50,7 +50,7 @@ def keeps_everything(text: str) -> None:
 
 
 @given(yaml_texts())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_generated_text_keeps_its_meaning_and_comments(text: str) -> None:
     if read(text) is not None:
         keeps_everything(text)

@@ -109,7 +109,7 @@ def likely_implications(draw: st.DrawFn) -> tuple[Condition, Condition]:
 
 
 @given(likely_implications(), strategies.declared_lists(), st.lists(strategies.facts(), min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_called_implied_is(
     pair: tuple[Condition, Condition],
     lists: dict[ListName, DeclaredList],
