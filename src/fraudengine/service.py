@@ -61,6 +61,7 @@ class Parts:
 
 LIVE_WITHIN_US: Final = 86_400_000_000
 UPKEEP_SECONDS: Final = 2.0
+LOOKS_PER_INTERVAL: Final = 5
 
 
 class Screener:
@@ -286,9 +287,8 @@ class Screener:
 
     async def _keep_fresh(self) -> None:
         while True:
-            await asyncio.sleep(self._reload_interval_s)
             try:
-                if await asyncio.to_thread(self.library.refresh):
+                if await self._rules_may_have_changed() and await asyncio.to_thread(self.library.refresh):
                     await asyncio.to_thread(self.counting.adopt, self.library.snapshot.rule_sets)
                     self.rules.take_up()
                     await asyncio.to_thread(self._tell_of_changed_rules)
@@ -301,6 +301,14 @@ class Screener:
             except Exception:  # noqa: BLE001 - the watch must outlive any one bad file; what is in force stays
                 _log.exception("looking for changed rule and data files failed")
             self._report_problems()
+
+    async def _rules_may_have_changed(self) -> bool:
+        """Waits for a reload interval at most; meanwhile looks at a share of the rule files at a time."""
+        for _ in range(LOOKS_PER_INTERVAL):
+            await asyncio.sleep(self._reload_interval_s / LOOKS_PER_INTERVAL)
+            if self.library.may_have_changed():
+                return True
+        return False
 
     def _tell_of_changed_rules(self) -> None:
         """Has the audit log tell which rule files are not what they were, and who owns them."""

@@ -7,11 +7,13 @@ becomes unreadable or empty takes nothing away, because that is never what an ed
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, TypeAlias
+from typing import Final
 
 from ..diagnostics import Diagnostic, RuleFilesRefused, Severity, Span, UnknownMerchant
 from ..facts import MerchantId
@@ -20,14 +22,14 @@ from .check import CheckedFile, FileKind, check_text
 from .checked import in_order
 from .link import link, resolve_extends
 from .sourcetext import decode_source, text_for_display
+from .watch import Signature, Watch, signature_of
 
 PLATFORM: Final = "platform"
 _MERCHANTS: Final = "merchants/"
 _LISTS: Final = "lists/"
+_FOLDERS: Final = ("", _MERCHANTS, _LISTS)
 _SUFFIXES: Final = (".yaml", ".yml")
 _TEST_SUFFIXES: Final = (".test.yaml", ".test.yml")
-
-Signature: TypeAlias = tuple[int, int, int]  # mtime in nanoseconds, size, inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class _File:
     """One rule file on disk: what it was when last read, its mistakes then, and its last good form."""
 
     signature: Signature
-    shown_text: str = ""
+    shown_text: str | None = None  # None: the text of `checked`, which nobody has been shown yet
     diagnostics: tuple[Diagnostic, ...] = ()
     checked: CheckedFile | None = None
 
@@ -86,6 +88,7 @@ class Library:
         self._texts: dict[str, str] = {}  # by sha256, of every file that a rule set in force is made from
         self._claimed_twice = False
         self._link_mistakes: dict[str, tuple[Diagnostic, ...]] = {}  # by path of the merchant's file
+        self._watch = Watch(directory, _FOLDERS)
 
     @classmethod
     def load(cls, directory: Path) -> Library:
@@ -119,7 +122,12 @@ class Library:
     @property
     def sources(self) -> dict[str, str]:
         """The texts that diagnostics point into, without card numbers."""
-        return {path: file.shown_text for path, file in self._files.items()}
+        return {path: self._shown_text(file) for path, file in self._files.items()}
+
+    def _shown_text(self, file: _File) -> str:
+        if file.shown_text is None and file.checked is not None:
+            file.shown_text = text_for_display(self._texts[file.checked.text_sha256])
+        return file.shown_text or ""
 
     @property
     def checked_files(self) -> dict[str, CheckedFile]:
@@ -137,8 +145,19 @@ class Library:
         """Path and text of every file that a rule set in force is made from."""
         return tuple((path, self._texts[digest]) for path, digest in rule_set.sources)
 
+    def may_have_changed(self) -> bool:
+        """Whether `refresh` may have something to take up; a look at a share of the files (see `Watch`)."""
+        return bool(self.problem) or self._watch.may_have_changed()
+
     def refresh(self) -> bool:
         """Takes up what changed on disk; True when there is a new snapshot."""
+        self._watch.before_reading()
+        with collector_paused():
+            changed = self._take_up()
+        self._watch.remember({path: file.signature for path, file in self._files.items()})
+        return changed
+
+    def _take_up(self) -> bool:
         try:
             seen = dict(find_rule_files(self.directory))
         except OSError as error:
@@ -176,7 +195,8 @@ class Library:
                 text, checked, problems = _check(path, content)
             if file is None:
                 file = self._files[path] = _File(signature)
-            file.signature, file.shown_text, file.diagnostics = signature, text_for_display(text), problems
+            file.signature, file.diagnostics = signature, problems
+            file.shown_text = None if checked is not None else text_for_display(text)
             if checked is not None:
                 file.checked = checked
                 self._texts[checked.text_sha256] = text
@@ -253,6 +273,18 @@ class Library:
         self._texts = {digest: text for digest, text in self._texts.items() if digest in used}
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection: it would walk the growing heap again and again, and reading leaves hardly a cycle."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _owner(path: Path) -> str:
     try:
         return path.owner()
@@ -307,7 +339,7 @@ def _is_error(item: Diagnostic) -> bool:
 
 def find_rule_files(directory: Path) -> Iterator[tuple[str, Signature]]:
     """Relative path and signature of every rule file, in the order of paths; raises OSError."""
-    return ((path, _signature(entry)) for path, entry in _entries(directory) if not path.endswith(_TEST_SUFFIXES))
+    return ((path, signature_of(entry)) for path, entry in _entries(directory) if not path.endswith(_TEST_SUFFIXES))
 
 
 def find_test_files(directory: Path) -> Iterator[str]:
@@ -316,7 +348,7 @@ def find_test_files(directory: Path) -> Iterator[str]:
 
 
 def _entries(directory: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    for folder in ("", _MERCHANTS, _LISTS):
+    for folder in _FOLDERS:
         try:
             found = sorted(os.scandir(directory / folder), key=lambda entry: entry.name)
         except FileNotFoundError:
@@ -333,11 +365,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads nowhere
         return False
-
-
-def _signature(entry: os.DirEntry[str]) -> Signature:
-    try:
-        found = entry.stat()
-    except OSError:  # removed since the listing, or a link to nowhere: reading it says what is wrong
-        return (0, 0, 0)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -109,6 +109,9 @@ def find_conflict(condition: Condition) -> Conflict | None:
 
 def _conflict_within(condition: Condition, holds: bool, given: list[Claim]) -> Conflict | None:
     claims = list(given)
+    by_fact: dict[str, list[_Said]] = {}
+    for claim in given:
+        by_fact.setdefault(claim.leaf.fact, []).append(_Said(claim))
     choices: list[_Choice] = []
     for part in _flatten(condition, holds):
         if isinstance(part, _Choice):
@@ -118,9 +121,12 @@ def _conflict_within(condition: Condition, holds: bool, given: list[Claim]) -> C
         if found is not None:
             return found
         for claim in _with_consequences(part):
-            for earlier in claims:
-                if earlier.leaf.fact == claim.leaf.fact and _exclude(earlier, claim):
-                    return Conflict(earlier, claim)
+            said = _Said(claim)
+            others = by_fact.setdefault(claim.leaf.fact, [])
+            for earlier in others:
+                if _exclude(earlier, said):
+                    return Conflict(earlier.claim, claim)
+            others.append(said)
             claims.append(claim)
         if len(claims) > MAX_CLAIMS:
             return None
@@ -235,17 +241,29 @@ def _range(op: Op, figure: int, holds: bool, low: int, high: int) -> tuple[int, 
 # ---- two claims on one fact -----------------------------------------------------------------------
 
 
-def _exclude(one: Claim, other: Claim) -> bool:
+class _Said:
+    """What a claim says about its fact, worked out once for all that it is compared with."""
+
+    __slots__ = ("candidates", "claim", "ranges")
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.candidates = _candidates(claim)
+        self.ranges = _ranges(claim) if self.candidates is None else None
+
+
+def _exclude(first: _Said, second: _Said) -> bool:
     """Whether no value of the fact, nor its absence, fulfils both claims."""
+    one, other = first.claim, second.claim
     if isinstance(one.leaf, IsUnknown) or isinstance(other.leaf, IsUnknown):
         return _says_unknown(one) is not _says_unknown(other)
-    if one.leaf == other.leaf:
-        return one.holds is not other.holds
-    for first, second in ((one, other), (other, one)):
-        candidates = _candidates(first)
-        if candidates is not None:
-            return not any(_may_fulfil(value, second) for value in candidates)
-    left, right = _ranges(one), _ranges(other)
+    if one.holds is not other.holds and one.leaf == other.leaf:
+        return True
+    if first.candidates is not None:
+        return not any(_may_fulfil(value, other) for value in first.candidates)
+    if second.candidates is not None:
+        return not any(_may_fulfil(value, one) for value in second.candidates)
+    left, right = first.ranges, second.ranges
     if left is not None and right is not None:
         common = left.keys() & right.keys()
         return all(max(left[code][0], right[code][0]) > min(left[code][1], right[code][1]) for code in common)
@@ -357,7 +375,7 @@ def _implies(claim: Claim, leaf: Leaf, holds: bool) -> bool:
         return claim.holds is holds
     if not isinstance(leaf, IsUnknown) and (_says_unknown(claim) or not _is_decided(leaf, claim)):
         return False
-    return _exclude(claim, Claim(leaf, not holds, leaf.span))
+    return _exclude(_Said(claim), _Said(Claim(leaf, not holds, leaf.span)))
 
 
 def _is_decided(leaf: Leaf, claim: Claim) -> bool:
