@@ -30,6 +30,7 @@ from fraudengine.rules.check_velocity import COUNTER_KEYS
 from fraudengine.rules.counters import Among
 from fraudengine.rules.fmt import format_text
 from fraudengine.rules.handbook import SECTIONS, TEST_WORD_HELP, MissingSection, write_sections
+from fraudengine.ruletest.past import HISTORY_KEYS
 from fraudengine.ruletest.reading import EXPECT_KEYS, TEST_KEYS, THREE_DS_KEYS, TOP_KEYS
 
 from .test_schema import kind_of, mistakes
@@ -105,7 +106,7 @@ def test_every_word_of_the_catalogues_has_a_row() -> None:
 @pytest.mark.parametrize("word", sorted({
     *RULE_SET_KEYS, *SHARED_LIST_KEYS, *CHALLENGE_KEYS, *SETTING_KEYS, *LIST_KEYS, *METADATA_KEYS, *ENTRY_KEYS,
     *RULE_KEYS, *CHANGE_KEYS, *COUNTER_KEYS, *TEST_WORDS, *COMBINATIONS, *TOP_KEYS, *TEST_KEYS, *EXPECT_KEYS,
-    *THREE_DS_KEYS, "merchant", "rule_set", "list",
+    *THREE_DS_KEYS, *HISTORY_KEYS, "merchant", "rule_set", "list",
 }))  # fmt: skip
 def test_card_shows_every_word_of_the_grammar(word: str) -> None:
     assert re.search(rf"(?<![a-z_]){word}:", CARD)

@@ -12,6 +12,7 @@ from ..rules.handbook import MissingSection, write_sections
 from ..rules.library import Library
 from ..rules.schema import House, list_schema, read_house, rules_schema, tests_schema
 from ..rules.schema_values import Schema
+from ..ruletest.past import HISTORY_KEYS, OUTCOMES
 from ..ruletest.reading import EXPECT_KEYS, STATUSES, TEST_KEYS, TOP_KEYS
 from .formatting import write_atomically
 from .options import Problem, configuration, rules_option
@@ -51,7 +52,7 @@ def make_schema(kind: str, house: House) -> Schema:
         case "rules":
             return rules_schema(house)
         case "test":
-            return tests_schema(house, TOP_KEYS, TEST_KEYS, EXPECT_KEYS, STATUSES)
+            return tests_schema(house, TOP_KEYS, TEST_KEYS, EXPECT_KEYS, STATUSES, HISTORY_KEYS, OUTCOMES)
         case _:
             return list_schema()
 

@@ -20,6 +20,7 @@ from .check_rules import CHALLENGE_INDICATORS, CHANGE_KEYS, RULE_KEYS
 from .checked import CheckedFile, FileKind
 from .counters import PER_FACTS, Among, CounterScope
 from .schema_values import (
+    ANY_TEXT,
     ENTRY_VALUES,
     REFERENCE,
     Schema,
@@ -402,17 +403,39 @@ def tests_schema(
     test_keys: Iterable[str],
     expect_keys: Iterable[str],
     statuses: Iterable[str],
+    history_keys: Iterable[str],
+    endings: Iterable[str],
 ) -> Schema:
-    """Of a test file; the keys are those that its reader knows."""
+    """Of a test file; the keys are those that its reader knows, `endings` how a payment of the past ended."""
+    names: dict[str, Schema] = {
+        name: {**_given(spec), "description": spec.help} for name, spec in {**CATALOGUE, **house.counters}.items()
+    }
+    # A counter of the merchant's own can have any name; its value is a number or an amount.
+    counted = any_of({"const": "unknown"}, literal(FactSpec("", FactType.INTEGER, Origin.LOG, "")), ref("money"))
+    metadata: dict[str, Schema] = {r"^metadata\.": {"type": ["string", "number", "boolean"]}}
     facts: Schema = {
         "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "at": ref("instant"),
-            "now": ref("instant"),
-            **{name: {**_given(spec), "description": spec.help} for name, spec in CATALOGUE.items()},
-        },
-        "patternProperties": {r"^metadata\.": {"type": ["string", "number", "boolean"]}},
+        "additionalProperties": counted,
+        "properties": {"at": ref("instant"), "now": ref("instant"), **names},
+        "patternProperties": metadata,
+    }
+    duration = r"[0-9]{1,9} (second|minute|hour|day|week)s?"
+    moment = any_of(words(["now", "1 minute ago"]), text(f"^{duration} ago$"), ref("instant"))
+    of_past: dict[str, Schema] = {
+        "times": {"type": ["integer", "string"], "minimum": 1, "maximum": 10_000, "pattern": "^[0-9]{1,5}$"},
+        "every": text(f"^{duration}$", help_text="Time between two of them, such as `1 minute`."),
+        "ending": {**moment, "description": "When the last one was made, such as `1 minute ago`."},
+        "at": {**moment, "description": "When the one payment was made."},
+        "outcome": words(endings),
+        "transaction": _with_help(dict(ANY_TEXT), "The name of the transaction; each is another one by itself."),
+        "merchant": _name(),
+    }
+    past: Schema = {
+        "type": "object",
+        "additionalProperties": counted,
+        "properties": {**names, **_known(history_keys, of_past)},
+        "patternProperties": metadata,
+        "oneOf": [{"required": ["at"]}, {"required": ["ending"]}],
     }
     rule = any_of(words([*house.rules, "none"], house.rules), text("^[a-z0-9]+(-[a-z0-9]+)*$"))
     reason = any_of(words(reasons.CATALOGUE), text("^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$"))
@@ -434,6 +457,7 @@ def tests_schema(
         "lists": {"type": "object", "properties": filled, "additionalProperties": {"type": "array"}},
         "three_ds": any_of(status, mapping({"status": status, "eci": eci, "version": text()}, ["status"])),
         "earlier": _with_help(ref("facts"), "The first screening of the same transaction, where it differs."),
+        "history": _with_help(sequence(ref("past")), "Earlier payments, for counters to count."),
         "expect": any_of(ref("outcome"), {**mapping(_known(expect_keys, expected)), "minProperties": 1}),
     }
     of_file: dict[str, Schema] = {
@@ -445,7 +469,9 @@ def tests_schema(
     }
     form = mapping(_known(top_keys, of_file), ["merchant", "tests"])
     return _document(
-        "Tests of a merchant's rules", form, {**value_definitions(), **entry_definitions(), "facts": facts}
+        "Tests of a merchant's rules",
+        form,
+        {**value_definitions(), **entry_definitions(), "facts": facts, "past": past},
     )
 
 
