@@ -261,7 +261,7 @@ def test_a_running_service_takes_up_a_rotated_key(service: Service) -> None:
     def is_new() -> bool:
         recorded = screen(service, f"K-2-{next(numbers)}", PANS[4])["screening_id"]
         card = service.client.get(f"/v1/screenings/{recorded}").json()["transaction"]["card"]
-        return card["fingerprint"][3:9] != old
+        return bool(card["fingerprint"][3:9] != old)
 
     assert wait_until(is_new, "the new key is in use") < 5
     assert screen(service, "K-3", PANS[3])["reason"]["code"] == "CARD_BLACKLISTED"
