@@ -7,7 +7,7 @@ The reference backend is the source of every truth here. The same explanation st
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
@@ -35,6 +35,7 @@ from .rules.ast import (
     StartsWith,
 )
 from .rules.checked import DEFAULT_TIMEZONE
+from .rules.counters import tell_counter
 
 __all__ = [
     "Explanation",
@@ -283,8 +284,28 @@ def explain_decision(
         explain_rule(rule, facts, lists, language, decided=rule.id == decides, timezone=rule_set.timezone)
         for rule in rule_set.rules
     ]
+    if rule_set.velocity:
+        explained = [_with_counters(one, rule_set, facts, language) for one in explained]
     explained.sort(key=_place)
     return Explanation(language, _summary(rule_set, decision, determining, language), tuple(explained))
+
+
+def _with_counters(
+    explained: RuleExplanation, rule_set: RuleSet, facts: Facts, language: Language
+) -> RuleExplanation:
+    """With what was counted beside the tests of velocity counters."""
+
+    def told(line: Line) -> Line:
+        counter = rule_set.velocity.get(line.fact) if line.fact is not None else None
+        sentence = line.sentence
+        if counter is not None and counter.name in facts:
+            value = show(facts[counter.name])
+            sentence = f"{sentence} ({tell_counter(counter, value, french=language == 'fr')})"
+        return replace(line, sentence=sentence, parts=tuple(told(part) for part in line.parts))
+
+    when = told(explained.when) if explained.when is not None else None
+    unless = told(explained.unless) if explained.unless is not None else None
+    return replace(explained, when=when, unless=unless)
 
 
 def _place(explained: RuleExplanation) -> tuple[int, int, str]:

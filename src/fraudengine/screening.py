@@ -7,6 +7,7 @@ one path from a transaction to a decision.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -85,7 +86,7 @@ def answer(
             "rule": rule.id if rule is not None else None,
             "message": reasons.sentence(decision.code, fallback=rule.description if rule is not None else ""),
         },
-        "matches": [match_object(match, screened.facts, screened.lists) for match in decision.matches],
+        "matches": [match_object(match, screened) for match in decision.matches],
         "indicators": indicators(screened),
         "revision": screened.ready.rule_set.revision,
         "data": dict(data_versions),
@@ -96,15 +97,19 @@ def answer(
     return given
 
 
-def match_object(match: Match, facts: Facts, lists: ListsAsOf) -> dict[str, Json]:
+def match_object(match: Match, screened: Screened) -> dict[str, Json]:
     """One match as JSON, with the tests that made it."""
     rule = match.rule
+    found = explain_match(match, screened.facts, screened.lists)
+    counters = screened.ready.counters
+    if counters is not None:
+        found = tuple(replace(because, value=counters.tell(because.fact, because.value)) for because in found)
     return {
         "rule": rule.id,
         "outcome": match.outcome.value,
         "code": rule.reason,
         "mode": rule.mode.value,
-        "because": [_because_object(because) for because in explain_match(match, facts, lists)],
+        "because": [_because_object(because) for because in found],
     }
 
 

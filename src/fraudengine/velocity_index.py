@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from .facts import FactName, Facts, FactValue
 from .money import Money
 from .rules.ast import Outcome, RuleSet
-from .rules.counters import IP_NETWORK, Among, CounterScope, Measure
+from .rules.counters import IP_NETWORK, Among, CounterScope, Measure, tell_counter
 from .velocity import FAILED_3DS, PlannedCounter, Series, key_values, parse_series, plan_counters
 
 BITS: Final[Mapping[Among, int]] = {among: 1 << place for place, among in enumerate(Among)}
@@ -292,6 +292,13 @@ class CounterReader:
             else:
                 parameters.append(-1 if planned.at_most is None else planned.at_most)
         return (self._statement if own is None else self._statement_without_own), tuple(parameters)
+
+    def tell(self, fact: FactName, value: str) -> str:
+        """The value with what was counted, where the fact is a counter that has one; else the value alone."""
+        planned = next((one for one in self.counters if one.counter.name == fact), None)
+        if planned is None or value == "unknown":
+            return value
+        return tell_counter(planned.counter, value, at_least=value == str(planned.at_most))
 
     def answer(self, row: Sequence[Any], facts: Facts, amount: Money) -> dict[FactName, FactValue]:
         """The counters as facts, without those that are unknown."""

@@ -130,6 +130,36 @@ def describe_counter(counter: Counter) -> str:
     return f"{what} per {' and '.join(counter.per)} within {format_duration(counter.within_us)}{everywhere}"
 
 
+def tell_counter(counter: Counter, value: str, *, at_least: bool = False, french: bool = False) -> str:
+    """What was counted: `6 transactions per card within 1 hour`; `at least 6 …` where the count stopped."""
+    among = _AMONG_WORDS[counter.among][1 if french else 0]
+    per = f"{' et ' if french else ' and '}".join(counter.per)
+    window = format_duration(counter.within_us)
+    everywhere = counter.scope is CounterScope.ALL
+    if french:
+        window = _in_french(window)
+        what = {
+            Measure.COUNT: f"{value} transactions {among}",
+            Measure.SUM: f"{value} de transactions {among}",
+            Measure.COUNT_DISTINCT: f"{value} valeurs de {counter.distinct} dans les transactions {among}",
+        }[counter.measure]
+        said = f"{what}par {per} en {window}{', tous marchands confondus' if everywhere else ''}"
+        return f"au moins {said}" if at_least else said
+    what = {
+        Measure.COUNT: f"{value} {among}transactions",
+        Measure.SUM: f"{value} of {among}transactions",
+        Measure.COUNT_DISTINCT: f"{value} different values of {counter.distinct} in {among}transactions",
+    }[counter.measure]
+    said = f"{what} per {per} within {window}{', of all merchants' if everywhere else ''}"
+    return f"at least {said}" if at_least else said
+
+
+def _in_french(duration: str) -> str:
+    count, unit = duration.split(" ")
+    names = {"second": "seconde", "minute": "minute", "hour": "heure", "day": "jour", "week": "semaine"}
+    return f"{count} {names[unit.removesuffix('s')]}{'s' * (count != '1')}"
+
+
 # ---- durations ------------------------------------------------------------------------------------
 
 _UNITS: Final = (("week", 604_800), ("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
