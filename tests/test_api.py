@@ -31,6 +31,7 @@ from fraudengine.api.answers import ScreeningAnswer
 from fraudengine.api.problems import KINDS
 from fraudengine.cards import CardKey
 from fraudengine.config import Config
+from fraudengine.decision_log import DecisionLog
 from fraudengine.diagnostics import ConfigurationError, Span, StoreUnavailable, UnknownMerchant
 from fraudengine.facts import FactType, ListKind, Transaction
 from fraudengine.list_admin import ListAdmin
@@ -107,6 +108,8 @@ RULES = RuleSet(
 
 class StandIn:
     """Answers with what it understood; fails on demand."""
+
+    log: DecisionLog  # none: what is asked of it is tested with the real one
 
     def __init__(self) -> None:
         self.card_key = CardKey(b"k" * 32)

@@ -297,6 +297,18 @@ class DecisionLog:
         statement, parameters = reader.question(merchant, facts, at_us, amount, own_ids)
         return reader.answer(self._read(statement, parameters)[0], facts, amount)
 
+    def outcomes(self, screening_id: int) -> list[tuple[int, str, str]]:
+        """Time (UTC microseconds), kind and code of every report about a screening, in the order they came."""
+        found = self._read(
+            "SELECT at_us, kind, code FROM outcomes WHERE screening_id = ? ORDER BY id", (screening_id,)
+        )
+        return [(at_us, kind, code) for at_us, kind, code in found]
+
+    def amount_of(self, screening_id: int) -> tuple[str, int] | None:
+        """Currency and minor units of a recorded screening."""
+        found = self._read("SELECT currency, minor FROM screenings WHERE id = ?", (screening_id,))
+        return (found[0][0], found[0][1]) if found else None
+
     def get(self, screening_id: int) -> bytes | None:
         """The document of a recorded screening."""
         found = self._read("SELECT document FROM screenings WHERE id = ?", (screening_id,))

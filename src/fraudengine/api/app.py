@@ -24,6 +24,7 @@ from ..rules.ast import RuleSet
 from .answers import FieldError, Health, ProblemDocument, ProblemKind, Readiness, RuleSetAnswer, ScreeningAnswer
 from .gate import OPEN, AccessPort, Gate
 from .lists import KeepsLists, add_list_routes, problem_of_list_error
+from .outcomes import KeepsOutcomes, add_outcome_routes
 from .problems import (
     BASE,
     INTERNAL,
@@ -49,7 +50,7 @@ Card numbers are fingerprinted on arrival and never stored; CVV is never accepte
 Errors are RFC 9457 problem documents."""
 
 
-class ScreenerPort(Screens, KeepsLists, Protocol):
+class ScreenerPort(Screens, KeepsLists, KeepsOutcomes, Protocol):
     """What the API needs of the screener (`service.Screener`)."""
 
     def screening(self, id_text: str) -> bytes | None: ...
@@ -119,6 +120,7 @@ def create_app(screener: ScreenerPort, config: Config, access: AccessPort) -> Sc
     _add_screening_routes(app, screener)
     _add_other_routes(app, screener)
     add_list_routes(app, screener, _documented)
+    add_outcome_routes(app, screener, _documented)
     return app
 
 
@@ -279,4 +281,6 @@ def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
             for kind in KINDS.values()
         ]
 
-    app.openapi_tags = [{"name": name} for name in ("screenings", "rules", "operation", "problems")]
+    app.openapi_tags = [
+        {"name": name} for name in ("screenings", "outcomes", "lists", "rules", "operation", "problems")
+    ]

@@ -22,6 +22,7 @@ from . import (
     handbook,
     keys,
     lists,
+    outcomes,
     reporting,
     running,
     showing,
@@ -60,6 +61,7 @@ for group in (
     reporting,
     access,
     lists,
+    outcomes,
     keys,
     data,
 ):
