@@ -18,7 +18,7 @@ from fraudengine.backends.columnar_decision import (
     OUTCOMES,
     SETTLED,
     DecisionRules,
-    decision_columns,
+    add_decisions,
     match_columns,
 )
 from fraudengine.backends.columnar_lists import (
@@ -88,8 +88,8 @@ def decide_in_columns(rule_set: RuleSet, transactions: Sequence[Facts], *, joine
             sought_value = table["ip_key"] if test.fact == "ip_address" else value
             return inline_membership(keys[test.list_name], sought_value, table["at_us"])
 
-        matched = table.mutate(**match_columns(rules, Columns(table, in_list, {}), "x"))
-        decided = matched.select("seq", **decision_columns(rules, matched, "x")).order_by("seq")
+        matched = table.mutate(**match_columns(rules, Columns(table, in_list), "x"))
+        decided = add_decisions(rules, matched, "x").order_by("seq")
         return connection.sql(to_sql(decided, Dialect.DUCKDB)).to_arrow_table().to_pylist()
     finally:
         connection.close()

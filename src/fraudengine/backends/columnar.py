@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import reduce
 from operator import and_, or_
@@ -56,21 +56,24 @@ WORD_BITS: Final = 62
 class Columns:
     """What conditions read: the table, list membership, and figures that differ between merchants.
 
-    `parameters` gives, for the name of a `SettingRef` that replaced an operand, the expression of its value.
+    `parameters` gives, for the name of a `SettingRef` that replaced an operand, what makes the expression of its
+    value for a row (of a figure: from the row's currency). `aliases` names the column of a fact whose column has
+    another name.
     """
 
     table: Expr
     in_list: Membership
-    parameters: Mapping[str, Expr]
+    parameters: Mapping[str, Callable[[Expr | None], Expr]] = field(default_factory=dict)
+    aliases: Mapping[FactName, str] = field(default_factory=dict)
 
     def has(self, fact: FactName) -> bool:
-        return fact in self.table.columns
+        return self.aliases.get(fact, fact) in self.table.columns
 
     def value(self, fact: FactName) -> Expr:
-        return self.table[fact]
+        return self.table[self.aliases.get(fact, fact)]
 
     def currency(self, fact: FactName) -> Expr:
-        return self.table[fact + CURRENCY_SUFFIX]
+        return self.table[self.aliases.get(fact, fact) + CURRENCY_SUFFIX]
 
 
 UNKNOWN: Final[Expr] = ibis.null("boolean")
@@ -135,7 +138,8 @@ def _operand(test: Compare, columns: Columns) -> Expr | None:
             same = columns.currency(test.fact) == columns.currency(other)
             return ibis.ifelse(same, columns.value(other), ibis.null("int64"))
         case SettingRef(name=name):
-            return columns.parameters[name]
+            currency = columns.currency(test.fact) if test.type is FactType.MONEY else None
+            return columns.parameters[name](currency)
         case _:
             assert_never(test.operand)
 
@@ -181,9 +185,14 @@ def to_sql(expression: Expr, dialect: Dialect) -> str:
     """The SQL of a table expression.
 
     Ibis only compiles here, and engines run the text: Ibis 12 with SQLGlot 30.30 writes a `DROP VIEW` without the
-    name when it loads tables itself.
+    name when it loads tables itself. Its merging of selects is off, because it copies an expression to every place
+    that uses it: a column that twenty others read would be computed twenty times.
     """
-    return str(ibis.to_sql(expression, dialect=dialect.value))
+    merging, ibis.options.sql.fuse_selects = ibis.options.sql.fuse_selects, False
+    try:
+        return str(ibis.to_sql(expression, dialect=dialect.value, pretty=False))
+    finally:
+        ibis.options.sql.fuse_selects = merging
 
 
 # ---- addresses ------------------------------------------------------------------------------------
@@ -227,11 +236,12 @@ def lower_rule(rule: Rule, columns: Columns) -> RuleColumns:
 def _is_unknown(condition: Condition, columns: Columns) -> Expr:
     """Whether the condition is unknown; never NULL.
 
-    A negation is unknown when what it negates is. Asked of the negation itself, Ibis 12 writes `NOT (x) IS NULL`,
-    which SQL reads as `NOT (x IS NULL)`.
+    A negation is unknown when what it negates is. Asked of the negation itself, or of a group that holds nothing
+    else, Ibis 12 writes `NOT (x) IS NULL`, which SQL reads as `NOT (x IS NULL)`.
     """
-    while isinstance(condition, Not):
-        condition = condition.condition
+    match condition:
+        case Not(condition=part) | All(conditions=(part,)) | Any(conditions=(part,)):
+            return _is_unknown(part, columns)
     return lower(condition, columns).isnull()
 
 

@@ -165,19 +165,29 @@ def match_columns(decided_by: DecisionRules, columns: Columns, side: str) -> dic
     return found
 
 
-def decision_columns(decided_by: DecisionRules, table: Expr, side: str) -> dict[str, Expr]:
-    """From a table with `match_columns`, `three_ds` and `channel`: the decision of each row.
+def add_decisions(decided_by: DecisionRules, table: Expr, side: str) -> Expr:
+    """A table with `match_columns`, `three_ds` and `channel`, with decisions in the place of matches.
 
     `<side>` is the outcome's number, `<side>_d` the determining variant's, `<side>_how` the place in `SETTLED`;
     `<side>_m0`, `<side>_u0` … hold a bit for each rule: it matched, its condition was unknown.
     """
     places = range(len(decided_by.rules))
-    matched = [table[f"{side}_match_{place}"] for place in places]
-    unknown = [table[f"{side}_unknown_{place}"] for place in places]
+    matched = [f"{side}_match_{place}" for place in places]
+    unknown = [f"{side}_unknown_{place}" for place in places]
     variants = decided_by.variants
-    determining = determining_variant(variants, matched, unknown)
-    before = outcome_before_three_ds(variants, determining, decided_by.otherwise)
-    after, how = settle(before, table["three_ds"], table["channel"], decided_by.challenge)
-    words = {f"{side}_m{number}": word for number, word in enumerate(bit_words(matched))}
-    words |= {f"{side}_u{number}": word for number, word in enumerate(bit_words(unknown))}
-    return {f"{side}_d": determining, side: after, f"{side}_how": how, **words}
+    words = {f"{side}_m{number}": word for number, word in enumerate(bit_words(table[name] for name in matched))}
+    words |= {f"{side}_u{number}": word for number, word in enumerate(bit_words(table[name] for name in unknown))}
+    determining = determining_variant(
+        variants, [table[name] for name in matched], [table[name] for name in unknown]
+    )
+    table = table.mutate(**{f"{side}_d": determining}, **words).drop(*matched, *unknown)
+    before = outcome_before_three_ds(variants, table[f"{side}_d"], decided_by.otherwise)
+    table = table.mutate(**{f"{side}_before": before})
+    after, how = settle(table[f"{side}_before"], table["three_ds"], table["channel"], decided_by.challenge)
+    return table.mutate(**{side: after, f"{side}_how": how}).drop(f"{side}_before")
+
+
+def decision_names(decided_by: DecisionRules, side: str) -> list[str]:
+    """The columns that `add_decisions` adds."""
+    words = [f"{side}_{letter}{number}" for letter in "mu" for number in range(decided_by.words)]
+    return [side, f"{side}_d", f"{side}_how", *words]

@@ -1,8 +1,8 @@
 """Facts as columns: what `fraudengine.enrich` makes of one transaction, made of a whole history.
 
-The IP and BIN tables come as ranges side by side (`replay.data_ranges`), each with a bucket, the leading
-characters that all values of the range share, so that a look-up is an equality join on the bucket and a comparison.
-Each distinct address and BIN is looked up once and then joined back. What the gateway gave wins over the tables.
+The IP and BIN tables come as ranges side by side (`replay.data_ranges`), each with a bucket, the leading characters
+that all values of the range share. Each distinct address and BIN of a history is looked up once, and what was found
+is joined with the rows. What the gateway gave wins over the tables.
 
 Local time needs no time zone library in the engine: the zone's offset is a step function of the instant.
 """
@@ -37,10 +37,10 @@ _HOUR_US: Final = 3_600_000_000
 
 @dataclass(frozen=True, slots=True)
 class LookupTables:
-    """Tables that the engine knows: ranges of addresses and BINs, and maps of single values by fact."""
+    """Tables that the engine knows: what was found of each address and BIN, and maps of single values by fact."""
 
-    ip_ranges: Expr | None = None  # bucket, low, high, country
-    bin_ranges: Expr | None = None  # bucket, digits (their number), low, high, country, brand, type, issuer
+    ip_countries: Expr | None = None  # `address_countries`
+    bin_infos: Expr | None = None  # `bin_infos`
     maps: Mapping[str, Expr] | None = None  # for `phone_country` and `metadata.KEY`: value, mapped
 
 
@@ -59,16 +59,16 @@ def add_facts(
     tables: LookupTables,
     offsets: Sequence[tuple[int, int]],
     kept: Sequence[str],
+    other_zones: Mapping[str, Sequence[tuple[int, int]]] | None = None,
 ) -> Expr:
     """The history with the wanted facts as columns, `three_ds` and `channel` always, and the columns `kept`.
 
-    `offsets` are those of the timezone (`zone_offsets`). A fact that the history gives no ground for is left out.
+    `offsets` are those of the timezone (`zone_offsets`); `other_zones` adds local time again, its columns' names
+    with that suffix. A fact that the history gives no ground for is left out.
     """
     held = set(history.columns)
     names = wanted.names
-    table = _look_up_bins(history, names, tables) if "card_bin" in held else history
-    if "ip_country" in names and "ip_key" in held and tables.ip_ranges is not None:
-        table = _look_up_addresses(table, tables.ip_ranges)
+    table = _look_up(history, names, tables)
     columns: dict[str, Expr] = {"amount": table["minor"], "amount" + CURRENCY_SUFFIX: table["currency"]}
     for name in GIVEN:
         if name in names and name in held:
@@ -89,6 +89,9 @@ def add_facts(
         columns["email_domain"] = table["email"].substr(table["email"].find("@") + 1)
     if "hour" in names or "weekday" in names:
         columns |= _local_time(table["at_us"], offsets)
+    others = {}
+    for suffix, zone in (other_zones or {}).items():
+        others |= {name + suffix: value for name, value in _local_time(table["at_us"], zone).items()}
     columns |= _metadata(table, held, wanted)
     needed = names | {"three_ds", "channel", "amount", "amount" + CURRENCY_SUFFIX}
     if "ip_address" in names:
@@ -97,7 +100,7 @@ def add_facts(
     mapped = [name for name in names if name in (tables.maps or {})]
     sources = {name: map_source(name) for name in mapped if map_source(name) in held}
     carried = {f"source_{number}": table[source] for number, source in enumerate(sources.values())}
-    found = table.select(*[name for name in kept if name in held], **chosen, **carried)
+    found = table.select(*[name for name in kept if name in held], **chosen, **others, **carried)
     for number, name in enumerate(sources):
         found = _map_values(found, f"source_{number}", (tables.maps or {})[name], name)
     return found
@@ -117,12 +120,14 @@ def _map_values(table: Expr, source: str, values: Expr, name: str) -> Expr:
 # ---- look-ups -------------------------------------------------------------------------------------
 
 
-def _look_up_addresses(table: Expr, ranges: Expr) -> Expr:
-    """The range that begins last at or before an address, by a running maximum over ranges and addresses together.
+def address_countries(history: Expr, ranges: Expr) -> Expr:
+    """Each address of the history whose country is known: `found_key`, `ip_country`.
 
-    A join on buckets alone would compare some addresses with ten thousand ranges, and Spark has no ASOF join.
+    The range that begins last at or before an address is found by a running maximum over ranges and addresses
+    together: a join on buckets alone would compare some addresses with ten thousand ranges, and Spark has no ASOF
+    join.
     """
-    distinct = table.select("ip_key").filter(table["ip_key"].notnull()).distinct()
+    distinct = history.select("ip_key").filter(history["ip_key"].notnull()).distinct()
     key = distinct["ip_key"]
     bucket = ibis.ifelse(key.startswith("4"), key.substr(0, IP_BUCKET["4"]), key.substr(0, IP_BUCKET["6"]))
     asked = distinct.select(bucket=bucket, place=key, start=ibis.null("string"), is_asked=1)
@@ -131,22 +136,13 @@ def _look_up_addresses(table: Expr, ranges: Expr) -> Expr:
     before = ibis.window(group_by="bucket", order_by=["place", "is_asked"], preceding=None, following=0)
     placed = both.mutate(begins=both["start"].max().over(before))
     placed = placed.filter(placed["is_asked"] == 1).select("place", "begins")
-    found = placed.inner_join(
-        ranges, [placed["begins"] == ranges["low"], placed["place"] <= ranges["high"]]
-    ).select(found_key=placed["place"], ip_country=ranges["country"])
-    return table.left_join(found, table["ip_key"] == found["found_key"]).drop("found_key")
+    found = placed.inner_join(ranges, [placed["begins"] == ranges["low"], placed["place"] <= ranges["high"]])
+    return found.select(found_key=placed["place"], ip_country=ranges["country"])
 
 
-def _look_up_bins(table: Expr, names: frozenset[FactName], tables: LookupTables) -> Expr:
-    """Country, brand, type and issuer by BIN as `found_…`, those of them that are wanted; the brand for the ECI."""
-    held = set(table.columns)
-    wanted = [name for name in FROM_BIN_TABLE if name in names]
-    if "card_brand" not in wanted and "three_ds_status" in held:
-        wanted.append("card_brand")
-    ranges = tables.bin_ranges
-    if not wanted or ranges is None:
-        return table
-    distinct = table.select("card_bin").filter(table["card_bin"].notnull()).distinct()
+def bin_infos(history: Expr, ranges: Expr) -> Expr:
+    """Each BIN of the history of which something is known: `found_bin`, `found_card_country` …"""
+    distinct = history.select("card_bin").filter(history["card_bin"].notnull()).distinct()
     keyed = distinct.mutate(
         bin_bucket=distinct["card_bin"].substr(0, BIN_BUCKET), bin_digits=distinct["card_bin"].length()
     )
@@ -159,9 +155,23 @@ def _look_up_bins(table: Expr, names: frozenset[FactName], tables: LookupTables)
             keyed["card_bin"] <= ranges["high"],
         ],
     )
-    values = {f"found_{name}": ranges[name.removeprefix("card_")] for name in wanted}
-    selected = found.select(found_bin=keyed["card_bin"], **values)
-    return table.left_join(selected, table["card_bin"] == selected["found_bin"]).drop("found_bin")
+    values = {f"found_{name}": ranges[name.removeprefix("card_")] for name in FROM_BIN_TABLE}
+    return found.select(found_bin=keyed["card_bin"], **values)
+
+
+def _look_up(table: Expr, names: frozenset[FactName], tables: LookupTables) -> Expr:
+    """The table with what the IP and BIN tables know of its rows, as far as it is wanted."""
+    held = set(table.columns)
+    countries, bins = tables.ip_countries, tables.bin_infos
+    if countries is not None and "ip_country" in names and "ip_key" in held:
+        table = table.left_join(countries, table["ip_key"] == countries["found_key"]).drop("found_key")
+    wanted = [name for name in FROM_BIN_TABLE if name in names]
+    if "card_brand" not in wanted and "three_ds_status" in held:  # the ECI is read by the scheme
+        wanted.append("card_brand")
+    if bins is not None and wanted and "card_bin" in held:
+        some = bins.select("found_bin", *(f"found_{name}" for name in wanted))
+        table = table.left_join(some, table["card_bin"] == some["found_bin"]).drop("found_bin")
+    return table
 
 
 def _given_or_found(table: Expr, name: str) -> Expr | None:

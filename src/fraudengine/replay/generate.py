@@ -95,7 +95,7 @@ def _make_day(rng: Rng, midnight_us: int, count: int, buyers: Buyers, seq: int, 
     columns["at_us"] = pa.array(at_us)
     columns["step"] = pa.array(is_second.astype(np.int32))
     columns |= _three_ds(rng, columns, is_second, buyers.brands[rows.buyer][source])
-    columns |= _labels(rng, at_us, is_second, rows.kind[source], columns["three_ds_status"])
+    columns |= _labels(rng, at_us, is_second, rows.kind[source], columns["three_ds_status"], seq)
     whole = [columns.get(name, pa.nulls(count, schema.field(name).type)) for name in schema.names]
     return pa.table(whole, schema=schema)
 
@@ -237,7 +237,7 @@ _LABELS: Final = pa.array(["authorised", "declined", "refunded", "chargeback", "
 _OUTCOMES: Final = pa.array(["accept", "challenge", "refuse"])
 
 
-def _labels(rng: Rng, at_us: Ints, is_second: Bools, kind: Ints, status: pa.Array) -> dict[str, pa.Array]:
+def _labels(rng: Rng, at_us: Ints, is_second: Bools, kind: Ints, status: pa.Array, seq: int) -> dict[str, pa.Array]:
     """What became of each payment and when that was known, and what was answered at the time."""
     count = len(at_us)
     label = rng.choice(7, count, p=[0.86, 0.08, 0.015, 0.0008, 0.0002, 0.004, 0.04])
@@ -250,7 +250,10 @@ def _labels(rng: Rng, at_us: Ints, is_second: Bools, kind: Ints, status: pa.Arra
     label = np.where(outcome == 2, 6, label)
     days = np.array([0, 0, 8, 45, 30, 0, 0])[label] * rng.random(count)
     labelled = at_us + 2_000_000 + (days * DAY_US).astype(np.int64)
+    at_once = (label == 1) | (label == 5)
+    heard = seq + np.searchsorted(at_us, labelled) - 1
     return {
+        "labelled_seq": _where(at_once, pa.array(heard)),
         "label": _LABELS.take(pa.array(label)),
         "labelled_us": _where(label < 6, pa.array(labelled)),
         "recorded_outcome": _OUTCOMES.take(pa.array(outcome)),

@@ -9,16 +9,19 @@ BIN and last four.
 - `card_expires_us` is the first instant after the card's last month of validity.
 - `step` counts the screenings of one transaction id from 0; `first_*` say what its first screening was about,
   which a 3-D Secure result must belong to (DESIGN.md 4.5).
+- `labelled_us` is when the label was known; `labelled_seq` the `seq` of the last screening recorded before that,
+  which velocity counters ask of declined payments and technical failures.
 - Metadata has one column for each key and type of value, such as `metadata.items:integer`.
 """
 
 from __future__ import annotations
 
-import ipaddress
+from datetime import UTC, datetime
 from typing import Final
 
 import pyarrow as pa
 
+from ..backends import columnar
 from ..lists import read_address
 
 FORMAT_KEY: Final = b"fraudengine.history"
@@ -60,6 +63,7 @@ COLUMNS: Final[dict[str, pa.DataType]] = {
     "first_minor": pa.int64(),
     "label": pa.string(),
     "labelled_us": pa.int64(),
+    "labelled_seq": pa.int64(),
     "recorded_outcome": pa.string(),
     "recorded_code": pa.string(),
     "recorded_rule": pa.string(),
@@ -83,20 +87,11 @@ LABELS: Final = (
 
 def ip_key(address: str) -> str:
     """The address in the form of the column `ip_key`."""
-    version, number = read_address(address)
-    return f"4{number:08x}" if version == 4 else f"6{number:032x}"
-
-
-def network_keys(network: str) -> tuple[str, str]:
-    """The keys of the first and the last address of a network."""
-    read = ipaddress.ip_network(network)
-    return ip_key(str(read[0])), ip_key(str(read[-1]))
+    return columnar.ip_key(*read_address(address))
 
 
 def expires_us(expiry: str) -> int:
     """The first instant (UTC microseconds) after the last month of validity `YYYY-MM`."""
     year, month = int(expiry[:4]), int(expiry[5:7])
-    from datetime import UTC, datetime
-
     after = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
     return int(after.timestamp()) * 1_000_000

@@ -114,6 +114,7 @@ class ReplaySummary:
     data: Mapping[str, str]
     elapsed_s: float
     skipped_merchants: tuple[str, ...] = ()
+    disagreements: int = 0  # listed flips that the reference backend decides otherwise: a fault of ours
 
 
 @dataclass(slots=True, weakref_slot=True)

@@ -1,0 +1,403 @@
+"""The queries of a replay: from a history to the decisions of both sides, for merchants whose rules have one form.
+
+A rule set with velocity counters takes two steps. The first makes facts and the matches of every rule that reads no
+counter, and is stored: narrow, because windows carry what they sort. The second adds counters, the remaining rules,
+and the decisions. Without counters there is only one query.
+
+`champion` and `candidate` name the sides in columns. A champion that is the recorded answers has no rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from operator import or_
+from typing import Final
+
+import ibis
+import pyarrow as pa
+
+from ..facts import FactName, FactType
+from ..rules.ast import InList, ListName, Literal, MoneyFigures, Rule, facts_read
+from ..rules.counters import Among, Counter, Measure
+from ..velocity import PlannedCounter
+from .columnar import CURRENCY_SUFFIX, Columns, Expr, lower_rule, table_named
+from .columnar_decision import OUTCOMES, DecisionRules, add_decisions, decision_names
+from .columnar_enrich import FactsWanted, LookupTables, add_facts, zone_offsets
+from .columnar_lists import (
+    INLINE_VALUES,
+    JoinedList,
+    ListKeys,
+    Spans,
+    inline_membership,
+    join_membership,
+    tabulate,
+)
+from .columnar_velocity import add_counters, network_key
+
+CHAMPION: Final = "champion"
+CANDIDATE: Final = "candidate"
+UNRECORDED: Final = 3  # the champion's outcome where the history does not say what was answered
+KEPT: Final = ("seq", "merchant", "transaction_id", "at_us", "currency", "minor", "label", "recorded_outcome")
+_FOR_COUNTERS: Final = ("transaction_id", "recorded_outcome")
+
+
+@dataclass(frozen=True, slots=True)
+class SidePlan:
+    """One side of the merchants of a shape. `operands` and `lists` are by merchant."""
+
+    name: str
+    rules: DecisionRules
+    timezone: str
+    metadata: Mapping[str, FactType]
+    counters: tuple[Counter, ...]
+    reads: frozenset[FactName]
+    operands: Mapping[str, Sequence[Literal | MoneyFigures]]
+    lists: Mapping[str, Mapping[ListName, ListKeys]]
+    guards: Mapping[str, Spans] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ShapePlan:
+    """What an engine runs for one shape: tables to make known, the query to store, and the query of decisions."""
+
+    number: int
+    tables: dict[str, pa.Table]
+    staged: Expr | None  # to be stored under `staged_name`
+    decided: Expr
+    counters: tuple[str, ...]
+
+    @property
+    def staged_name(self) -> str:
+        return f"staged_{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySpan:
+    """The instants between which the history lies, and those between which decisions are asked for."""
+
+    first_us: int
+    last_us: int
+    since_us: int | None = None
+    until_us: int | None = None
+
+
+class Planner:
+    """Makes the plans of one replay; `as_of_us` None judges each transaction by the lists of its own time."""
+
+    def __init__(
+        self, history: Expr, lookups: LookupTables, span: HistorySpan, as_of_us: int | None, reports: Expr | None
+    ) -> None:
+        self.history = history
+        self.lookups = lookups
+        self.span = span
+        self.as_of_us = as_of_us
+        self.reports = reports
+
+    def plan(self, number: int, members: Sequence[tuple[str, int]], sides: Sequence[SidePlan]) -> ShapePlan:
+        """The queries for one shape; `members` are its merchants with their numbers."""
+        return _Shape(self, number, members, sides).plan()
+
+
+class _Shape:
+    def __init__(
+        self, planner: Planner, number: int, members: Sequence[tuple[str, int]], sides: Sequence[SidePlan]
+    ) -> None:
+        self.planner, self.number, self.members, self.sides = planner, number, members, sides
+        self.tables: dict[str, pa.Table] = {}
+        self.counters = name_counters(number, [side.counters for side in sides])
+
+    def counter_columns(self, side: SidePlan) -> dict[FactName, str]:
+        return {counter.name: self.counters[replace(counter, name="")] for counter in side.counters}
+
+    # ---- the steps --------------------------------------------------------------------------------
+
+    def plan(self) -> ShapePlan:
+        facts = self._facts()
+        if not self.counters:
+            matched = facts.mutate(**self._matches(facts, lambda rule, side: True))
+            return ShapePlan(self.number, self.tables, None, self._decided(matched), ())
+        counter_facts = {side.name: frozenset(self.counter_columns(side)) for side in self.sides}
+        early = self._matches(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name])
+        carried = self._carried(counter_facts)
+        named = [name for name in facts.columns if name in carried and name not in early]
+        staged = facts.select(*named, **early)
+        plan = ShapePlan(self.number, self.tables, staged, staged, tuple(self.counters.values()))
+        stored = table_named(plan.staged_name, staged.schema().to_pyarrow())
+        counted = self._add_counters(stored)
+        late = self._matches(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
+        plan.decided = self._decided(counted.mutate(**late))
+        return plan
+
+    def _carried(self, counter_facts: Mapping[str, frozenset[FactName]]) -> set[str]:
+        """Columns that the second step still needs."""
+        needed = {*KEPT, "merchant_no", "three_ds", "channel"}
+        needed |= {fact for counter in self.counters for fact in (*counter.per, counter.distinct or "")}
+        if any("ip_network" in counter.per for counter in self.counters):
+            needed.add("ip_network")
+        for side in self.sides:
+            for place, rule in enumerate(side.rules.rules):
+                read = _reads(rule)
+                if read & counter_facts[side.name]:
+                    needed |= {self._alias(side, fact) for fact in read}
+                    needed |= {fact + CURRENCY_SUFFIX for fact in read}
+                    needed |= {"ip_key"} if "ip_address" in read else set()
+                    needed |= {name for name in self._joined if name.startswith(f"in_{side.name}_")}
+                    needed |= {name for name in self._parameter_names if name.startswith(f"{side.name}_p")}
+                del place
+        return needed
+
+    def _facts(self) -> Expr:
+        """Facts of both sides, the merchants' own figures, and membership of the lists that are joined."""
+        history = self._of_members()
+        names = frozenset(
+            fact for side in self.sides for fact in side.reads if fact not in self.counter_columns(side)
+        )
+        names |= {
+            fact for counter in self.counters for fact in (*counter.per, counter.distinct) if fact is not None
+        }
+        if "ip_network" in names:
+            names = (names - {"ip_network"}) | {"ip_address"}
+        main = self.sides[-1]
+        kept = [*KEPT, "merchant_no", *self._parameter_names]
+        offsets = partial(zone_offsets, first_us=self.planner.span.first_us, last_us=self.planner.span.last_us)
+        wanted = FactsWanted(names, main.timezone, main.metadata)
+        lookups = self.planner.lookups
+        facts = add_facts(history, wanted, lookups, offsets(main.timezone), kept, self._local(offsets))
+        for column, name in (("label", "string"), ("recorded_outcome", "string")):
+            if column not in facts.columns:
+                facts = facts.mutate(**{column: ibis.null(name)})
+        if any("ip_network" in counter.per for counter in self.counters) and "ip_key" in facts.columns:
+            facts = facts.mutate(ip_network=network_key(facts))
+        if not self.counters:
+            facts = self._in_time(facts)
+        return self._join_lists(facts)
+
+    def _local(self, offsets: Callable[[str], list[tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
+        """Suffix and offsets of the champion's local time where its rule set has another timezone."""
+        champion, candidate = self.sides[0], self.sides[-1]
+        if champion.timezone == candidate.timezone or not champion.reads & {"hour", "weekday"}:
+            return {}
+        return {f"__{champion.name}": offsets(champion.timezone)}
+
+    def _alias(self, side: SidePlan, fact: FactName) -> str:
+        main = self.sides[-1]
+        if fact in ("hour", "weekday") and side.timezone != main.timezone:
+            return f"{fact}__{side.name}"
+        return fact
+
+    def _in_time(self, table: Expr) -> Expr:
+        span = self.planner.span
+        if span.since_us is not None:
+            table = table.filter(table["at_us"] >= span.since_us)
+        if span.until_us is not None:
+            table = table.filter(table["at_us"] < span.until_us)
+        return table
+
+    def _of_members(self) -> Expr:
+        """The history of the shape's merchants, with their numbers and the figures that differ between them."""
+        rows = {
+            "member": pa.array([name for name, _ in self.members], pa.string()),
+            "merchant_no": pa.array([number for _, number in self.members], pa.int32()),
+        }
+        self._parameter_names: list[str] = []
+        for side in self.sides:
+            for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
+                if constant:
+                    continue
+                for suffix, column in values.items():
+                    name = f"{side.name}_p{place}{suffix}"
+                    rows[name] = column
+                    self._parameter_names.append(name)
+        table = self.tables[f"members_{self.number}"] = pa.table(rows)
+        members = table_named(f"members_{self.number}", table.schema)
+        history = self.planner.history
+        return history.inner_join(members, history["merchant"] == members["member"]).drop("member")
+
+    def _join_lists(self, facts: Expr) -> Expr:
+        """Membership of lists that are too many or too large to stand in the query."""
+        self._joined: dict[str, tuple[str, InList]] = {}
+        as_of = None if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
+        made: dict[tuple[str, int], str] = {}
+        for side in self.sides:
+            for test in _list_tests(side):
+                name = _membership_name(side, test)
+                if name in self._joined or self._is_inline(side, test.list_name) or not _has(facts, test.fact):
+                    continue
+                listed = self._tabulate(side, test.list_name)
+                source = f"list_{self.number}_{side.name}_{test.list_name}"
+                self.tables[source] = listed.table
+                entries = table_named(source, listed.table.schema)
+                value = "ip_key" if test.fact == "ip_address" else test.fact
+                facts = join_membership(facts, entries, listed, value, as_of, name)
+                self._joined[name] = (source, test)
+        del made
+        return facts
+
+    def _tabulate(self, side: SidePlan, name: ListName) -> JoinedList:
+        held = {merchant: lists[name] for merchant, lists in side.lists.items()}
+        return tabulate(next(iter(held.values())).kind, held)
+
+    def _is_inline(self, side: SidePlan, name: ListName) -> bool:
+        held = [lists[name] for lists in side.lists.values()]
+        if not any(keys.spans for keys in held):
+            return True
+        same = all(keys.spans == held[0].spans for keys in held[1:])
+        return same and len(held[0].spans) <= INLINE_VALUES
+
+    def _matches(self, table: Expr, is_wanted: Callable[[Rule, SidePlan], bool]) -> dict[str, Expr]:
+        found = {}
+        for side in self.sides:
+            columns = self._columns(table, side)
+            for place, rule in enumerate(side.rules.rules):
+                if is_wanted(rule, side):
+                    lowered = lower_rule(rule, columns)
+                    matched = lowered.matched
+                    if rule.id in side.guards:
+                        matched = matched & self._awake(table, side.guards[rule.id])
+                    found[f"{side.name}_match_{place}"] = matched
+                    found[f"{side.name}_unknown_{place}"] = lowered.unknown
+        return found
+
+    def _awake(self, table: Expr, spans: Spans) -> Expr:
+        at = table["at_us"] if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
+        return reduce(or_, (((at >= start) & (at < end)) for start, end in spans), ibis.literal(False))
+
+    def _columns(self, table: Expr, side: SidePlan) -> Columns:
+        at = table["at_us"] if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
+
+        def in_list(test: InList, value: Expr) -> Expr:
+            name = _membership_name(side, test)
+            if name in self._joined:
+                return table[name]
+            keys = next(iter(side.lists.values()))[test.list_name]
+            return inline_membership(keys, table["ip_key"] if test.fact == "ip_address" else value, at)
+
+        parameters: dict[str, Callable[[Expr | None], Expr]] = {}
+        for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
+            parameters[f"p{place}"] = partial(_operand, table, f"{side.name}_p{place}", values, constant)
+        aliases = {fact: self._alias(side, fact) for fact in side.reads} | self.counter_columns(side)
+        return Columns(table, in_list, parameters, aliases)
+
+    def _add_counters(self, stored: Expr) -> Expr:
+        planned = [
+            PlannedCounter(replace(counter, name=name), None, None)  # type: ignore[arg-type]  # no log, no series
+            for counter, name in self.counters.items()
+            if _has_all(stored, counter) and self._has_answers(counter)
+        ]
+        sequenced = stored.mutate(sequence=stored["seq"] * 2, outcome=stored["recorded_outcome"])
+        counted = add_counters(sequenced, planned, self.planner.reports)
+        return self._in_time(counted)
+
+    def _has_answers(self, counter: Counter) -> bool:
+        """Whether the history says what was answered, where the counter asks."""
+        asked = counter.among in (Among.ACCEPTED, Among.CHALLENGED, Among.REFUSED)
+        return not asked or "recorded_outcome" in self.planner.history.columns
+
+    # ---- decisions --------------------------------------------------------------------------------
+
+    def _decided(self, matched: Expr) -> Expr:
+        names = []
+        for side in self.sides:
+            matched = add_decisions(side.rules, matched, side.name)
+            names += decision_names(side.rules, side.name)
+        columns = {
+            "seq": matched["seq"],
+            "shape": ibis.literal(self.number, "int32"),
+            "merchant_no": matched["merchant_no"],
+            "at_us": matched["at_us"],
+            "day": ((matched["at_us"] - matched["at_us"] % 86_400_000_000) / 86_400_000_000).cast("int32"),
+            "currency": matched["currency"],
+            "minor": matched["minor"],
+            "label": matched["label"].fill_null("none"),
+        }
+        if len(self.sides) == 1:
+            numbers = [
+                (matched["recorded_outcome"] == outcome.value, place) for place, outcome in enumerate(OUTCOMES)
+            ]
+            columns |= {
+                CHAMPION: ibis.cases(*numbers, else_=UNRECORDED).cast("int8"),
+                f"{CHAMPION}_d": ibis.literal(-1, "int16"),
+                f"{CHAMPION}_how": ibis.literal(0, "int8"),
+            }
+        names += [name for name in self.counters.values() if name in matched.columns]
+        columns |= {name: matched[name] for name in names}
+        return matched.select(**columns)
+
+
+def name_counters(number: int, sides: Sequence[Sequence[Counter]]) -> dict[Counter, str]:
+    """A column for each counter that some side of a shape reads; one of equal meaning is computed once.
+
+    The keys are counters without their names.
+    """
+    found: dict[Counter, str] = {}
+    for counters in sides:
+        for counter in counters:
+            found.setdefault(replace(counter, name=""), f"counter_{number}_{len(found)}_{counter.name}")
+    return found
+
+
+def _reads(rule: Rule) -> frozenset[FactName]:
+    return facts_read(rule.when) | (facts_read(rule.unless) if rule.unless is not None else frozenset())
+
+
+def _has(table: Expr, fact: FactName) -> bool:
+    return ("ip_key" if fact == "ip_address" else fact) in table.columns
+
+
+def _has_all(table: Expr, counter: Counter) -> bool:
+    """Whether the history has what the counter counts by; else it is unknown everywhere."""
+    needed = {*counter.per, *([counter.distinct] if counter.distinct is not None else [])}
+    return needed <= set(table.columns) and (counter.measure is not Measure.SUM or "minor" in table.columns)
+
+
+def _list_tests(side: SidePlan) -> list[InList]:
+    from ..rules.ast import walk
+
+    found: dict[tuple[ListName, FactName], InList] = {}
+    for rule in side.rules.rules:
+        for condition in (rule.when, rule.unless):
+            if condition is not None:
+                for part in walk(condition):
+                    if isinstance(part, InList):
+                        found.setdefault((part.list_name, part.fact), part)
+    return list(found.values())
+
+
+def _membership_name(side: SidePlan, test: InList) -> str:
+    return f"in_{side.name}_{test.list_name}_{test.fact.replace('.', '_')}"
+
+
+# ---- operands -------------------------------------------------------------------------------------
+
+
+def _operand_columns(side: SidePlan, merchants: Sequence[str]) -> list[tuple[dict[str, pa.Array], bool]]:
+    """For each operand its column, or one for each currency, and whether all merchants have the same value."""
+    first = side.operands[merchants[0]]
+    found = []
+    for place, operand in enumerate(first):
+        values = [side.operands[merchant][place] for merchant in merchants]
+        constant = all(value == operand for value in values)
+        if isinstance(operand, MoneyFigures):
+            figures = [dict(value.figures) for value in values if isinstance(value, MoneyFigures)]
+            codes = sorted({code for figure in figures for code in figure})
+            columns = {f"_{code}": pa.array([held.get(code) for held in figures], pa.int64()) for code in codes}
+        else:
+            columns = {"": pa.array([value.value for value in values if isinstance(value, Literal)])}
+        found.append((columns, constant))
+    return found
+
+
+def _operand(table: Expr, name: str, values: Mapping[str, pa.Array], constant: bool, currency: Expr | None) -> Expr:
+    def of(suffix: str, column: pa.Array) -> Expr:
+        return ibis.literal(column[0].as_py()) if constant else table[f"{name}{suffix}"]
+
+    if currency is None:
+        return of("", values[""])
+    branches = [
+        (currency == suffix[1:], of(suffix, column))
+        for suffix, column in values.items()
+        if not constant or column[0].as_py() is not None
+    ]
+    return ibis.cases(*branches, else_=ibis.null("int64")) if branches else ibis.null("int64")
