@@ -99,8 +99,7 @@ class ListImport:
             self._connection.execute("PRAGMA temp_store = FILE")
             self._connection.execute(
                 "CREATE TEMP TABLE staged (hash INTEGER, value TEXT, reason TEXT, ticket TEXT, author TEXT,"
-                " expires_us INTEGER, key_id TEXT, version INTEGER, length INTEGER, low INTEGER, high INTEGER,"
-                " PRIMARY KEY (hash, value)) WITHOUT ROWID"
+                " expires_us INTEGER, key_id TEXT, version INTEGER, length INTEGER, low INTEGER, high INTEGER)"
             )
         except BaseException:
             self._connection.close()
@@ -204,7 +203,7 @@ class ListImport:
         # One statement for a thousand rows: see runtime_lists._load.
         fields = ", ".join(f"value ->> {place}" for place in range(11))
         self._connection.execute(
-            f"INSERT OR IGNORE INTO staged SELECT {fields} FROM json_each(?)", (orjson.dumps(rows).decode(),)
+            f"INSERT INTO staged SELECT {fields} FROM json_each(?)", (orjson.dumps(rows).decode(),)
         )
 
     # ---- the end ------------------------------------------------------------------------------------
@@ -228,7 +227,10 @@ class ListImport:
 
     def _take_over(self) -> ImportReport:
         run = self._connection.execute
-        distinct = int(run("SELECT count(*) FROM staged").fetchone()[0])
+        # Sorted before the lock is taken: index pages are then written one after the other, and once each.
+        run("CREATE TEMP TABLE sorted AS SELECT *, min(rowid) FROM staged GROUP BY hash, value")
+        run("CREATE INDEX temp.sorted_hash ON sorted (hash)")
+        distinct = int(run("SELECT count(*) FROM sorted").fetchone()[0])
         names = (self._target.scope, self._target.name, self._target.kind.value)
         run("BEGIN IMMEDIATE")
         run("INSERT INTO lists (scope, name, kind) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", names)
@@ -239,7 +241,7 @@ class ListImport:
         # Left to itself SQLite takes the index of the list, and reads all of it for each row.
         added = run(
             "INSERT INTO entries (list_id, hash, value, reason, ticket, author, added_us, expires_us, key_id)"
-            " SELECT ?, hash, value, reason, ticket, author, ?, expires_us, key_id FROM staged s WHERE NOT EXISTS ("
+            " SELECT ?, hash, value, reason, ticket, author, ?, expires_us, key_id FROM sorted s WHERE NOT EXISTS ("
             "  SELECT 1 FROM entries e INDEXED BY entries_hash"
             "  WHERE e.hash = s.hash AND e.value = s.value AND e.list_id = ?"
             "  AND e.removed_us IS NULL AND (e.expires_us IS NULL OR e.expires_us > ?))",
@@ -248,7 +250,7 @@ class ListImport:
         if self._target.kind is ListKind.IP:
             run(
                 "INSERT INTO networks SELECT e.id, e.list_id, s.version, s.length, s.low, s.high"
-                " FROM entries e CROSS JOIN staged s ON s.hash = e.hash AND s.value = e.value WHERE e.id > ?",
+                " FROM entries e CROSS JOIN sorted s ON s.hash = e.hash AND s.value = e.value WHERE e.id > ?",
                 (before,),
             )
         if added:
