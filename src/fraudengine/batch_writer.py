@@ -164,7 +164,7 @@ Parameter: TypeAlias = int | str | bytes | None
 
 
 class BatchWriter:
-    """The connection that writes, for one thread at a time. Every method raises StoreUnavailable."""
+    """The connection that writes; used by the writer thread only. Every method raises StoreUnavailable."""
 
     def __init__(self, path: Path, busy_timeout_ms: int) -> None:
         self._path = path
@@ -175,7 +175,6 @@ class BatchWriter:
         self.registry = Registry()  # of velocity series; replaced as a whole, so any thread may read it
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
-        self._waits_for_locks = True
 
     def connect(self, *, create: bool = False) -> sqlite3.Connection:
         """The open connection, or a new one after a failure. Never on a file that was moved away or replaced."""
@@ -183,7 +182,6 @@ class BatchWriter:
         if connection is None:
             connection = store.open_database(self._path, create=create, busy_timeout_ms=self._busy_timeout_ms).conn
             self._connection = connection
-            self._waits_for_locks = True
             self._inode = self._read_inode()
             self.registry = read_registry(connection)
         elif self._read_inode() != self._inode:
@@ -206,13 +204,6 @@ class BatchWriter:
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
-
-    def wait_for_locks(self, waits: bool) -> None:
-        """Whether what is written from now on waits for a lock that another process holds, or fails at once."""
-        connection = self.connect()
-        if waits is not self._waits_for_locks:
-            connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms if waits else 0}")
-            self._waits_for_locks = waits
 
     def write(self, entries: Sequence[PendingRecord], files: dict[str, RuleFiles]) -> list[PendingRecord]:
         """One durable transaction; returns the entries that may not have been inserted (UNIQUE conflicts)."""
@@ -247,17 +238,13 @@ class BatchWriter:
             self._recover(connection)
             raise store.explain_error(error, self._path) from error
 
-    @property
-    def checkpoint_is_due(self) -> bool:
-        return self._since_checkpoint >= _CHECKPOINT_ROWS
-
-    def take_checkpoint(self) -> None:
+    def checkpoint_if_due(self) -> None:
+        if self._connection is None or self._since_checkpoint < _CHECKPOINT_ROWS:
+            return
         self._since_checkpoint = 0
         # What failed here fails again, and is told, at the next commit; the rows are safe in the WAL.
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                store.take_checkpoint(self._connection, self._busy_timeout_ms)
-                self._waits_for_locks = True
+        with suppress(sqlite3.Error):
+            store.take_checkpoint(self._connection, self._busy_timeout_ms)
 
     def find_recorded(self, entry: PendingRecord) -> Written:
         """Whether the row in the file is this entry's own or an earlier one of the same call."""

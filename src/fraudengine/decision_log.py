@@ -1,13 +1,11 @@
 """The append-only log of screenings: no answer leaves before its row is durable on disk.
 
-Group commit: the records that one round of the event loop appends are written in one transaction at its end, by
-the loop itself: handing them to a thread costs more processor time than writing them. Whatever does not go
-smoothly goes to the writer thread: a batch that SQLite did not take at once (the file is locked, the disk fails),
-every batch for a second after that or after a slow commit, rule texts, checkpoints, callers without a loop.
-The thread waits for locks; when the disk fails, the records of its batch are refused with StoreUnavailable,
-nothing of them stays in the file, and it tries the disk again after a growing pause (also when nobody appends),
-so `healthy` turns true by itself. Given up: the loop stands still while a commit runs, SLOW_COMMIT_S at most
-before the thread takes over.
+Group commit: the records that one round of the event loop appends are handed at its end to the writer thread,
+which writes them in one transaction and wakes the loop once for all of them. While a commit runs, the next batch
+gathers by itself. When the disk fails, the batch's futures raise StoreUnavailable, nothing of it stays in the
+file, and the writer tries the disk again after a growing pause (also when nobody appends), so `healthy` turns
+true by itself. Tried and dropped: the loop committing by itself; it stands still while the disk syncs, and at 16
+connections on a busy machine that nearly halved what `tests/benchmarks/bench_http.py` counts.
 """
 
 from __future__ import annotations
@@ -102,8 +100,6 @@ _SELECT_RECORDED: Final = (
 _REVISIONS_PER_BATCH: Final = 64
 _LONGEST_PAUSE_S: Final = 1.0
 _SHORTEST_PROBE_S: Final = 0.05
-SLOW_COMMIT_S: Final = 0.025  # the event loop stands still no longer than that, but for the first slow one
-THREAD_ONLY_S: Final = 1.0  # how long the thread writes alone after a commit that was slow or failed in the loop
 
 
 class DecisionLog:
@@ -132,12 +128,10 @@ class DecisionLog:
         self._first_pause_s = retry_us / 1e6
         self._pause_s = self._retry_at = 0.0
         self._lock = threading.Lock()  # guards _closed, _waiting, _in_flight, _files, every PendingRecord's waiters
-        self._writing = threading.Lock()  # guards _writer: the loop's thread or the writer thread holds it
         self._wake: SimpleQueue[None] = SimpleQueue()  # what is put in wakes the writer thread
         self._waiting: list[PendingRecord] = []
-        self._left_over = self._checkpointing = self._closed = False
-        self._commit_is_due_in: asyncio.AbstractEventLoop | None = None
-        self._thread_only_until = 0.0
+        self._left_over = self._closed = False
+        self._hand_over_is_due_in: asyncio.AbstractEventLoop | None = None
         self._in_flight: dict[tuple[str, str], tuple[PendingRecord, ...]] = {}
         self._files: dict[str, RuleFiles] = {}  # not durable yet
         self._durable_revisions: set[str] = set()
@@ -228,9 +222,9 @@ class DecisionLog:
             self._waiting.append(entry)
         if loop is None:
             self._wake.put(None)
-        elif loop is not self._commit_is_due_in:
-            self._commit_is_due_in = loop
-            loop.call_soon(self._commit_in_loop, loop)
+        elif loop is not self._hand_over_is_due_in:
+            self._hand_over_is_due_in = loop
+            loop.call_soon(self._hand_over)
 
     def remember_revision(self, revision: str, rule_set: str, files: Sequence[tuple[str, str]]) -> None:
         """Has the rule texts of a revision written soon, and no later than the first record that refers to it."""
@@ -367,73 +361,33 @@ class DecisionLog:
                 reader.close()
             raise store.explain_error(error, self.path) from error
 
-    # ---- in the event loop ------------------------------------------------------------------------
+    # ---- the writer thread ------------------------------------------------------------------------
 
-    def _commit_in_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Writes what this round of the loop appended, or leaves it to the thread when that is wiser."""
-        self._commit_is_due_in = None
-        if self._is_for_the_thread() or not self._writing.acquire(timeout=SLOW_COMMIT_S):
-            self._wake.put(None)
-            return
-        settled: list[tuple[PendingRecord, Settled]] = []
-        started = time.perf_counter()
-        try:
-            entries = self._take_waiting()
-            if entries:
-                try:
-                    self._writer.wait_for_locks(False)
-                    doubtful = self._writer.write(entries, {})
-                except BaseException:
-                    # Nothing of it is in the file: the thread tries once more, and says what is wrong.
-                    with self._lock:
-                        self._waiting[:0] = entries
-                    raise
-                settled = self._note_commit(entries, {}, started, doubtful)
-        except Exception:  # noqa: BLE001 - the thread meets it again, and handles it
-            self._thread_only_until = time.monotonic() + THREAD_ONLY_S
-        finally:
-            self._writing.release()
-        if time.perf_counter() - started > SLOW_COMMIT_S:
-            self._thread_only_until = time.monotonic() + THREAD_ONLY_S
-        if self._waiting or self._writer.checkpoint_is_due:
-            self._wake.put(None)
-        self._settle(settled, loop)
-
-    def _is_for_the_thread(self) -> bool:
-        return (
-            self.last_problem is not None
-            or self._checkpointing
-            or bool(self._files)
-            or self._max_delay_us > 0
-            or time.monotonic() < self._thread_only_until
-        )
+    def _hand_over(self) -> None:
+        """Wakes the thread, in the loop, once for all that this round of it appended."""
+        self._hand_over_is_due_in = None
+        self._wake.put(None)
 
     def _take_waiting(self) -> list[PendingRecord]:
         with self._lock:
             taken, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
         return taken
 
-    # ---- the writer thread ------------------------------------------------------------------------
-
     def _run(self) -> None:
         while True:
             self._sleep()
-            with self._writing:
-                entries = self._take_waiting()
-                self._left_over = len(entries) == self._max_batch
+            entries = self._take_waiting()
+            self._left_over = len(entries) == self._max_batch
+            with self._lock:
+                files = self._due_files(entries)
+                done = self._closed and not entries and not files and not self._waiting
+            if done:
+                return
+            self._write(entries, files)
+            if self._closed and self.last_problem is not None:
                 with self._lock:
-                    files = self._due_files(entries)
-                    done = self._closed and not entries and not files and not self._waiting
-                if done:
-                    return
-                self._write(entries, files)
-                if self._closed and self.last_problem is not None:
-                    with self._lock:
-                        self._files.clear()  # the disk does not take them; do not hang in close()
-                self._checkpointing = self._writer.checkpoint_is_due
-                if self._checkpointing:
-                    self._writer.take_checkpoint()
-                    self._checkpointing = False
+                    self._files.clear()  # the disk does not take them; do not hang in close()
+            self._writer.checkpoint_if_due()
 
     def _sleep(self) -> None:
         """Until somebody wakes the thread, or the disk is to be tried again; then, as told, for company."""
@@ -470,7 +424,6 @@ class DecisionLog:
             return
         started = time.perf_counter()
         try:
-            self._writer.wait_for_locks(True)
             if entries or files:
                 doubtful = self._writer.write(entries, files)
             elif self.last_problem is not None:
@@ -540,10 +493,8 @@ class DecisionLog:
         self._pause_s = min(max(self._pause_s * 2, self._first_pause_s), _LONGEST_PAUSE_S)
         self._retry_at = time.monotonic() + self._pause_s
 
-    def _settle(
-        self, settled: Sequence[tuple[PendingRecord, Settled]], here: asyncio.AbstractEventLoop | None = None
-    ) -> None:
-        """Tells everyone who waits, each in the loop in which it waits; `here` is the one that calls this."""
+    def _settle(self, settled: Sequence[tuple[PendingRecord, Settled]]) -> None:
+        """Tells everyone who waits, each in the loop in which it waits."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Waiter, Settled]]] = {}
         with self._lock:
             for entry, outcome in settled:
@@ -554,11 +505,8 @@ class DecisionLog:
                 for loop, tell in entry.settle(outcome):
                     by_loop.setdefault(loop, []).append((tell, outcome))
         for loop, told in by_loop.items():
-            if loop is here:
-                tell_all(loop, told)
-            else:
-                with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                    loop.call_soon_threadsafe(tell_all, loop, told)
+            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(tell_all, loop, told)
 
     # ---- the end ----------------------------------------------------------------------------------
 
