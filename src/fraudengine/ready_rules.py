@@ -19,7 +19,7 @@ from .rules.ast import ListName, RuleSet
 from .rules.library import PLATFORM, Library, Snapshot
 from .runtime_lists import RuntimeLists
 
-EAGER_AT_START: Final = 200
+EAGER_AT_START: Final = 50
 EAGER_AT_RELOAD: Final = 4
 
 

@@ -29,45 +29,42 @@ def make_effective(checked: CheckedRule, merged: Merged, base: Merged | None) ->
     rule = checked.rule
     if not checked.settings and not checked.lists:
         return rule
-    missing = _off_because(checked, merged) if rule.mode is not Mode.OFF else ""
-    if missing:
-        values = tuple(merged.settings[use.name].value for use in checked.settings)
-        key: tuple[object, ...] = (id(checked), missing, values)
-        made: Rule | list[Diagnostic] = rule
-        if base is not None and key in base.variants:
-            return _known(base, key)
-        awaits = _awaited_lists(checked, merged)
-        filled = _fill_in(checked, merged) if awaits and checked.settings else rule
-        if isinstance(filled, Rule):
-            made = replace(filled, mode=Mode.OFF, off_because=missing, awaits=awaits, mode_when_filled=rule.mode)
-        else:
-            made = filled
-    elif not checked.settings:
+    values = tuple([merged.settings[use.name].value for use in checked.settings])
+    empty = _empty_lists(checked, merged)
+    if not values and (not empty or rule.mode is Mode.OFF):
         return rule
-    else:
-        given = tuple(merged.settings[use.name].value for use in checked.settings)
-        key = (id(checked), given)
-        if base is not None and key in base.variants:
-            return _known(base, key)
-        made = _fill_in(checked, merged)
-    if base is not None and isinstance(made, Rule):
+    key = (id(checked), values, empty)
+    known = base.variants.get(key) if base is not None else None
+    if known is not None:
+        shared = known[1]
+        assert isinstance(shared, Rule)
+        return shared
+    made = _make_effective(checked, merged, empty)
+    if base is not None and isinstance(made, Rule) and rule.origin != merged.file.name:
         base.keep(key, (checked, made))  # `checked` is kept so that its id stays its own
     return made
 
 
-def _known(base: Merged, key: tuple[object, ...]) -> Rule:
-    rule = base.variants[key][1]
-    assert isinstance(rule, Rule)
-    return rule
+def _make_effective(checked: CheckedRule, merged: Merged, empty: tuple[ListName, ...]) -> Rule | list[Diagnostic]:
+    rule = checked.rule
+    missing = _off_because(checked, merged, empty) if rule.mode is not Mode.OFF else ""
+    if not missing:
+        return _fill_in(checked, merged)
+    # Only lists that run-time entries may fill can still turn it on: it waits for them, filled in.
+    awaits = () if any(merged.settings[use.name].value is None for use in checked.settings) else empty
+    filled = _fill_in(checked, merged) if awaits and checked.settings else rule
+    if not isinstance(filled, Rule):
+        return filled
+    return replace(filled, mode=Mode.OFF, off_because=missing, awaits=awaits, mode_when_filled=rule.mode)
 
 
-def _off_because(checked: CheckedRule, merged: Merged) -> str:
+def _off_because(checked: CheckedRule, merged: Merged, empty: tuple[ListName, ...]) -> str:
     """Why the rule cannot work for this rule set, in a support agent's words; empty when it can."""
     why: list[str] = []
     for use in checked.settings:
         if merged.settings[use.name].value is None:
             why.append(f"nobody gave `{use.name}` a value")
-    why += [f"nobody filled the list `{name}`" for name in _empty_lists(checked, merged)]
+    why += [f"nobody filled the list `{name}`" for name in empty]
     return " and ".join(dict.fromkeys(why))
 
 
@@ -81,13 +78,6 @@ def _empty_lists(checked: CheckedRule, merged: Merged) -> tuple[ListName, ...]:
         if reads.name.startswith(_MUST_BE_FILLED) or (reads.turns_off and not reads.name.startswith(_MAY_BE_EMPTY)):
             empty.append(reads.name)
     return tuple(dict.fromkeys(empty))
-
-
-def _awaited_lists(checked: CheckedRule, merged: Merged) -> tuple[ListName, ...]:
-    """The lists that alone keep the rule off; none when a setting does too."""
-    if any(merged.settings[use.name].value is None for use in checked.settings):
-        return ()
-    return _empty_lists(checked, merged)
 
 
 def _fill_in(checked: CheckedRule, merged: Merged) -> Rule | list[Diagnostic]:

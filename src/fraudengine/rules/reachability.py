@@ -131,10 +131,15 @@ def _conflict_within(condition: Condition, holds: bool, given: list[Claim]) -> C
         if len(claims) > MAX_CLAIMS:
             return None
     for choice in choices:
-        conflicts = [_conflict_within(branch, choice.holds, claims) for branch in choice.branches]
-        found = next(iter(conflicts), None)
-        if found is not None and None not in conflicts:
-            return found
+        first: Conflict | None = None
+        for branch in choice.branches:
+            found = _conflict_within(branch, choice.holds, claims)
+            if found is None:
+                break  # one way out is enough
+            first = first or found
+        else:
+            if first is not None:
+                return first
     return None
 
 

@@ -120,11 +120,13 @@ def content_digest(node: Node) -> str:
 
 def _append_content(node: Node, parts: list[str]) -> None:
     if isinstance(node, Scalar):
-        parts.append("~" if node.is_empty else f"{len(node.text)}:{node.text}")
+        text = node.text
+        parts.append(f"{len(text)}:{text}" if text or node.quoted else "~")
     elif isinstance(node, Mapping):
         parts.append("{")
         for key, value in node.items:
-            parts.append(f"{len(key.text)}:{key.text}")
+            text = key.text
+            parts.append(f"{len(text)}:{text}")
             _append_content(value, parts)
         parts.append("}")
     else:
@@ -257,18 +259,10 @@ class _Reader:
 
     def _key(self, frame: _Frame, node: Node) -> Scalar:
         """The key that a mapping goes on with; an empty one when the pair is to be dropped."""
-        dropped = Scalar("", False, self.path, node.line, node.column, node.end_column)
-        if not isinstance(node, Scalar):
-            self._report("key-not-text", "a key must be a plain word", node.span, "write `key: value`")
-            return dropped
-        if node.text == "<<" and not node.quoted:
-            self._report("merge-key", "merge keys are not used in rule files", node.span, "write the keys out")
-            return dropped
-        if not node.text:
-            self._report("key-not-text", "a key without a name", node.span, "write `key: value`")
-            return dropped
-        first = frame.keys.setdefault(node.text, node)
-        if first is not node:
+        if isinstance(node, Scalar) and node.text and (node.quoted or node.text != "<<"):
+            first = frame.keys.setdefault(node.text, node)
+            if first is node:
+                return node
             name = node.text if len(node.text) <= 60 else node.text[:60] + "…"
             self.mistakes.append(
                 Diagnostic(
@@ -279,8 +273,13 @@ class _Reader:
                     also=((first.span, "it stands here already"),),
                 )
             )
-            return dropped
-        return node
+        elif not isinstance(node, Scalar):
+            self._report("key-not-text", "a key must be a plain word", node.span, "write `key: value`")
+        elif node.text:
+            self._report("merge-key", "merge keys are not used in rule files", node.span, "write the keys out")
+        else:
+            self._report("key-not-text", "a key without a name", node.span, "write `key: value`")
+        return Scalar("", False, self.path, node.line, node.column, node.end_column)
 
     def _close(self, event: Any) -> None:
         frame = self.stack.pop()
