@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 Signature: TypeAlias = tuple[int, int, int]  # mtime in nanoseconds, size, inode
 
-SHARES: Final = 16
+SHARES: Final = 18
 LEAST_SHARE: Final = 64
 # A folder that changed this recently may change again within the same tick of its clock, on some disks a long one.
 SETTLED_NS: Final = 2_000_000_000
@@ -65,4 +65,14 @@ class Watch:
             self._next = 0
         share = max(LEAST_SHARE, -(-len(self._files) // SHARES))
         first, self._next = self._next, self._next + share
-        return any(signature_of(path) != signature for path, signature in self._files[first : self._next])
+        stat = os.stat
+        for path, signature in self._files[first : self._next]:
+            try:
+                status = stat(path)
+            except OSError:
+                if signature != NOTHING:
+                    return True
+            else:
+                if (status.st_mtime_ns, status.st_size, status.st_ino) != signature:
+                    return True
+        return False
