@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +25,15 @@ from . import store
 from .diagnostics import StoreUnavailable
 from .records import record
 from .velocity_documents import rows_of_document
-from .velocity_index import EventRow, IndexedScreening, Registry, insert_events, read_generation, read_registry
+from .velocity_index import (
+    EventRow,
+    IndexedScreening,
+    Registry,
+    insert_events,
+    insert_first_events,
+    read_generation,
+    read_registry,
+)
 
 
 @record
@@ -219,7 +229,7 @@ class BatchWriter:
                 doubtful = []
                 for start in range(0, len(entries), _ROWS_PER_INSERT):
                     doubtful += self._insert(connection, entries[start : start + _ROWS_PER_INSERT])
-                self._write_events(connection, entries)
+                self._write_events(connection, entries, doubtful)
                 connection.execute("COMMIT")
         except BaseException as error:
             self._recover(connection)
@@ -283,7 +293,12 @@ class BatchWriter:
             return []
         return list(entries) if inserted else None
 
-    def _write_events(self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> None:
+    def _write_events(
+        self,
+        connection: sqlite3.Connection,
+        entries: Sequence[PendingRecord],
+        doubtful: Sequence[PendingRecord],
+    ) -> None:
         """The velocity rows of the batch, by the series that are registered in this very transaction."""
         generation = read_generation(connection)
         if not generation:
@@ -298,7 +313,27 @@ class BatchWriter:
                 rows = rows_of_document(self.registry, record.merchant, record.document)
             if rows:
                 indexed.append(IndexedScreening(record.id, entry.transaction_hash, record.at_us, rows))
-        insert_events(connection, indexed)
+        if not indexed:
+            return
+        if doubtful:  # another process may have recorded some of these calls
+            insert_events(connection, indexed)
+            return
+        again = self._repeated(connection, indexed)
+        insert_first_events(connection, [one for one in indexed if one.transaction_hash not in again])
+        insert_events(connection, [one for one in indexed if one.transaction_hash in again])
+
+    @staticmethod
+    def _repeated(connection: sqlite3.Connection, indexed: Sequence[IndexedScreening]) -> set[int]:
+        """The transactions among these that have other screenings as well, in the log or in this batch."""
+        hashes = [one.transaction_hash for one in indexed]
+        repeated = {found for found, count in Counter(hashes).items() if count > 1}
+        rows = connection.execute(
+            "SELECT transaction_hash FROM screenings INDEXED BY screenings_request"
+            " WHERE transaction_hash IN (SELECT value FROM json_each(?))"
+            " AND id NOT IN (SELECT value FROM json_each(?))",
+            (json.dumps(hashes), json.dumps([one.screening_id for one in indexed])),
+        ).fetchall()
+        return repeated.union(row[0] for row in rows)
 
     def _insert(self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> list[PendingRecord]:
         if not entries:

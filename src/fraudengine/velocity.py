@@ -24,10 +24,11 @@ are the same, every backend caps alike, and a key with thousands of events costs
 counter compared with another fact, and every sum, is exact.
 
 How it grows. Kept per screening: one row of about 45 bytes for each `series` in use, that is for each combination
-of scope, `per`, counted fact and window class (1 hour, 1 day, 10 days, 90 days), not for each counter. A count is a
-range scan of one or two time buckets of one B-tree, bounded by the cap; a sum or uncapped count is linear in the
-events of its key within the window (about 0.1 us each). Rows lie by time bucket first, so that writing touches
-the few pages of the current hour or day instead of the whole tree.
+of scope, `per`, counted fact and window class (1 hour, 1 day, 10 days, 90 days), not for each counter; of an
+`among` other than all and accepted only when the screening fits. A count is a range scan of one or two time
+buckets of one B-tree, bounded by the cap; a sum or uncapped count is linear in the events of its key within the
+window (about 0.1 us each). Rows lie by time bucket first, so that writing touches the pages of the current hour or
+day instead of the whole tree; yet each row touches a page of its own, which is what writing costs.
 
 Where it stops. One machine: the log is one SQLite file, written by one process at a time. Screenings that are in
 flight when another begins are not counted by it. Windows end at 90 days. A series once used keeps being written
@@ -212,21 +213,25 @@ class Series:
     per: tuple[FactName, ...]
     distinct: FactName | None
     bucket_us: int
+    only: Among | None = None  # rare screenings have series of their own, so that the many leave no row in them
 
     @property
     def text(self) -> str:
         """Its name in the log; `parse_series` reads it back."""
-        return f"{self.scope}/{','.join(self.per)}/{self.distinct or ''}/{self.bucket_us // 1_000_000}"
+        seconds = self.bucket_us // 1_000_000
+        return f"{self.scope}/{','.join(self.per)}/{self.distinct or ''}/{seconds}/{self.only or ''}"
 
 
 def parse_series(text: str) -> Series:
-    scope, per, distinct, seconds = text.split("/")
-    return Series(CounterScope(scope), tuple(per.split(",")), distinct or None, int(seconds) * 1_000_000)
+    scope, per, distinct, seconds, only = text.split("/")
+    among = Among(only) if only else None
+    return Series(CounterScope(scope), tuple(per.split(",")), distinct or None, int(seconds) * 1_000_000, among)
 
 
 def series_of(counter: Counter) -> Series:
     bucket = next(length for length in BUCKETS_US if counter.within_us <= length)
-    return Series(counter.scope, counter.per, counter.distinct, bucket)
+    only = None if counter.among in (Among.ALL, Among.ACCEPTED) else counter.among
+    return Series(counter.scope, counter.per, counter.distinct, bucket, only)
 
 
 # ---- what a rule set asks -------------------------------------------------------------------------

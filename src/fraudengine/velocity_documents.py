@@ -56,7 +56,9 @@ def facts_of_document(document: dict[str, Any]) -> dict[FactName, FactValue]:
     return found | {name: value for name, value in recorded.items() if name in _RECORDED and value is not None}
 
 
-def rows_of_document(registry: Registry, merchant: str, document: bytes) -> tuple[EventRow, ...]:
+def rows_of_document(
+    registry: Registry, merchant: str, document: bytes, *, reported: bool = False
+) -> tuple[EventRow, ...]:
     """The rows that a recorded screening has in the index, before its transaction's other steps are regarded."""
     series = registry.series_for(merchant)
     if not series:
@@ -64,4 +66,5 @@ def rows_of_document(registry: Registry, merchant: str, document: bytes) -> tupl
     read = orjson.loads(document)
     number, currency = read["transaction"]["amount"].split(" ")
     amount = Money(read_minor(number, currency), currency)
-    return event_rows(series, merchant, facts_of_document(read), amount, Outcome(read["answer"]["decision"]))
+    outcome = Outcome(read["answer"]["decision"])
+    return event_rows(series, merchant, facts_of_document(read), amount, outcome, reported=reported)

@@ -34,7 +34,7 @@ from .velocity_index import (
     EventRow,
     IndexedScreening,
     Registry,
-    insert_events,
+    insert_first_events,
     owner_of,
     read_registry,
 )
@@ -159,7 +159,7 @@ class VelocityHistory:
         ]
         connection.execute("BEGIN IMMEDIATE")
         try:
-            insert_events(connection, plain)
+            insert_first_events(connection, plain)
             registry = read_registry(connection)
             for one in found:
                 if one.transaction_hash in repeated:
@@ -281,7 +281,7 @@ def index_transaction(
     taken: dict[int, int] = {}
     for screening_id, at_us, document in steps:
         kinds = {kind for report_id, kind in reports if report_id > screening_id}
-        for row in rows_of_document(registry, merchant, document):
+        for row in rows_of_document(registry, merchant, document, reported=True):
             classes = _classes(row, kinds, taken)
             connection.execute(
                 "INSERT INTO velocity_events (bucket, key_hash, at_us, screening_id, classes, currency, value)"

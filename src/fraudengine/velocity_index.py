@@ -167,13 +167,24 @@ def read_registry(connection: sqlite3.Connection) -> Registry:
 
 
 def event_rows(
-    series: Iterable[Series], merchant: str, facts: Facts, amount: Money, outcome: Outcome
+    series: Iterable[Series],
+    merchant: str,
+    facts: Facts,
+    amount: Money,
+    outcome: Outcome,
+    *,
+    reported: bool = False,
 ) -> tuple[EventRow, ...]:
-    """The rows of one screening; none for a series whose facts it does not know."""
+    """The rows of one screening; none for a series whose facts it does not know or whose `only` it does not fit.
+
+    With `reported`, something was said about it afterwards, so that it may come to fit.
+    """
     fits = fits_by_itself(outcome, facts.get("three_ds"))
     currency = currency_number(amount.currency)
     rows = []
     for one in series:
+        if one.only is not None and not reported and not fits & BITS[one.only]:
+            continue
         values = key_values(one.per, facts)
         distinct = facts.get(one.distinct) if one.distinct is not None else None
         if values is None or (one.distinct is not None and distinct is None):
@@ -185,6 +196,12 @@ def event_rows(
 
 
 _SIZES: Final = (1, 4, 16, 64, 128)
+_PLAIN_SIZES: Final = (*range(1, 33), 48, 64, 96, 128)
+# Most transactions have one screening, so that what it fits is what it is the first to fit.
+_PLAIN_INSERTS: Final = {
+    size: f"INSERT INTO velocity_events VALUES {', '.join(['(?,?,?,?,?,?,?)'] * size)} ON CONFLICT DO NOTHING"
+    for size in _PLAIN_SIZES
+}
 _PER_ROW: Final = 8
 # v: 1 key_hash, 2 at_us, 3 screening_id, 4 fits, 5 currency, 6 value, 7 bucket_us, 8 transaction_hash or NULL.
 # A row whose screening is not in the log (another process had recorded the call, or padding) is left out; a
@@ -214,8 +231,26 @@ class IndexedScreening(NamedTuple):
     rows: tuple[EventRow, ...]
 
 
+def insert_first_events(connection: sqlite3.Connection, screenings: Iterable[IndexedScreening]) -> None:
+    """Writes the rows of screenings that are the only ones of their transactions."""
+    rows = [
+        (one.at_us // row.bucket_us, row.key_hash, one.at_us, one.screening_id, row.fits, row.currency, row.value)
+        for one in screenings
+        for row in one.rows
+    ]
+    start = 0
+    while start < len(rows):
+        size = max(size for size in _PLAIN_SIZES if size <= len(rows) - start)
+        parameters = [value for row in rows[start : start + size] for value in row]
+        connection.execute(_PLAIN_INSERTS[size], parameters)
+        start += size
+
+
 def insert_events(connection: sqlite3.Connection, screenings: Iterable[IndexedScreening]) -> None:
-    """Writes the rows of screenings whose records are in the same SQLite transaction, oldest first."""
+    """Writes the rows of screenings whose records are in the same SQLite transaction, oldest first.
+
+    Regards the earlier steps of their transactions, and leaves out what the log did not take.
+    """
     parameters: list[int | None] = []
     count = 0
     seen: set[int] = set()
