@@ -35,6 +35,7 @@ from fraudengine.decision_log import DecisionLog
 from fraudengine.diagnostics import ConfigurationError, Span, StoreUnavailable, UnknownMerchant
 from fraudengine.facts import FactType, ListKind, Transaction
 from fraudengine.list_admin import ListAdmin
+from fraudengine.metrics import Counts
 from fraudengine.request_schema import EXAMPLE
 from fraudengine.rules.ast import (
     All,
@@ -136,6 +137,14 @@ class StandIn:
         if self.fails is not None:
             raise self.fails
         return b'{"transaction": {}}' if id_text == "known" else None
+
+    def count(self, name: str) -> None: ...
+
+    def counted(self) -> Counts:
+        return Counts()
+
+    def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
+        return {"ready": {(): 1.0}}
 
     def merchant_of(self, id_text: str) -> str | None:
         return "carthage-market" if id_text == "known" else None

@@ -13,6 +13,7 @@ from .engine import Engine
 from .environment import claim_state
 from .list_store import ListStore
 from .lookups import DataFiles
+from .metrics import Metrics
 from .rules.library import Library
 from .service import Parts, Screener
 
@@ -50,8 +51,19 @@ def open_screener(config: Config, audit: AuditLog | None = None) -> Screener:
         log.close()
         raise
     watch = KeyWatch(config.key_file, lambda: config.load_card_key().key, loaded.key)
+    metrics = Metrics(config.state / "metrics", log.worker, config.told_apart)
     return Screener(
-        Parts(library, data, log, Engine(on_failure=config.on_failure_outcome), loaded.key, lists, watch, audit),
+        Parts(
+            library,
+            data,
+            log,
+            Engine(on_failure=config.on_failure_outcome),
+            loaded.key,
+            lists,
+            watch,
+            audit,
+            metrics,
+        ),
         fall_back_to_platform=config.unknown_merchant == "platform",
         reload_interval_ms=config.reload_interval_ms,
     )

@@ -107,11 +107,22 @@ class Config(BaseSettings):
     development: Annotated[
         bool, Field(description="Make a development card key on first use, with a warning. Not for real cards.")
     ] = False
+    log_format: Annotated[
+        Literal["text", "json"],
+        Field(description="The service's log on standard error: text, or JSON with a line for each screening."),
+    ] = "text"
+    metrics_merchants: Annotated[
+        str, Field(description="Merchants that /metrics tells apart, separated by commas; all others are `other`.")
+    ] = ""
     format: Annotated[Literal["text", "json"], Field(description="How commands write their results.")] = "text"
 
     @property
     def on_failure_outcome(self) -> Outcome:
         return Outcome(self.on_failure)
+
+    @property
+    def told_apart(self) -> frozenset[str]:
+        return frozenset(name.strip() for name in self.metrics_merchants.split(",") if name.strip())
 
     @property
     def ip_country_file(self) -> Path:

@@ -38,6 +38,7 @@ from .batch_writer import (
 )
 from .diagnostics import StoreUnavailable
 from .facts import FactName, Facts, FactValue
+from .metrics import Counts
 from .money import Money
 from .velocity_history import record_outcome
 from .velocity_index import CounterReader, Registry
@@ -124,6 +125,7 @@ class DecisionLog:
         self.batches = self.rows = self.already_recorded = 0
         self.failed_batches = self.refused = self.last_commit_us = 0
         self.last_problem: str | None = None
+        self.counts: Counts | None = None  # where commits are counted, when anybody asks
         self._max_batch, self._max_delay_us, self._max_waiting = max_batch, max_delay_us, max_waiting
         self._first_pause_s = retry_us / 1e6
         self._pause_s = self._retry_at = 0.0
@@ -183,6 +185,11 @@ class DecisionLog:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def worker(self) -> int:
+        """The number of this worker among those that write to the log."""
+        return self._slot.number if self._slot is not None else 0
 
     def next_id(self) -> int:
         return self._ids.next_id()
@@ -457,6 +464,9 @@ class DecisionLog:
         if entries:
             self.batches += 1
             self.rows += len(entries)
+            if self.counts is not None:
+                self.counts.commit.observe(self.last_commit_us / 1e6)
+                self.counts.batch.observe(len(entries))
         if doubtful:
             return [(entry, self._settle_doubt(entry)) for entry in entries]
         return [(entry, APPENDED) for entry in entries]

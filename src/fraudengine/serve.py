@@ -25,6 +25,7 @@ from .cards import HidePans
 from .config import Config, environment_name
 from .diagnostics import ConfigurationError
 from .http_protocol import BoundedHttp
+from .structured_log import JsonFormatter, screening_lines
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +81,11 @@ def open_socket(config: Config) -> socket.socket:
 async def _serve(config: Config, screener: ServedScreener, access: AccessPort, listening: socket.socket) -> None:
     await screener.start()
     spare_the_collector()
+    lines = screening_lines() if config.log_format == "json" else None
     try:
         server = _Server(
             uvicorn.Config(
-                create_app(screener, config, access),
+                create_app(screener, config, access, lines),
                 http=BoundedHttp,
                 ws="none",
                 lifespan="off",
@@ -103,6 +105,8 @@ async def _serve(config: Config, screener: ServedScreener, access: AccessPort, l
         await server.serve(sockets=[listening])
     finally:
         await screener.stop()
+        if lines is not None:
+            lines.close()
 
 
 def check_certificate(config: Config) -> None:
@@ -154,10 +158,11 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Sends this process's log to standard error, with every card number masked."""
+def log_to_stderr(level: int = logging.INFO, log_format: str = "text") -> None:
+    """Sends this process's log to standard error, as text or JSON, with every card number masked."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
     handler.addFilter(HidePans())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

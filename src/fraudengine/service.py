@@ -31,6 +31,8 @@ from .list_store import ListStore
 from .list_upkeep import ListUpkeep
 from .lists import ListsAsOf
 from .lookups import DataFiles
+from .metrics import Counts, Metrics
+from .observation import Gauges, Observation
 from .ready_rules import ReadyRules
 from .rules.ast import RuleSet
 from .rules.library import Library
@@ -57,10 +59,12 @@ class Parts:
     lists: ListStore | None = None  # None: rule files only
     key_watch: KeyWatch | None = None
     audit: AuditLog | None = None  # None: nobody is told of changed rules
+    metrics: Metrics | None = None  # None: kept beside the log, no merchant told apart
 
 
 LIVE_WITHIN_US: Final = 86_400_000_000
 UPKEEP_SECONDS: Final = 2.0
+PERSIST_SECONDS: Final = 1.0
 LOOKS_PER_INTERVAL: Final = 5
 
 
@@ -106,6 +110,13 @@ class Screener:
                 fall_back_to_platform=fall_back_to_platform,
             )
         self._audit = parts.audit
+        metrics = parts.metrics or Metrics(parts.log.path.parent / "metrics", parts.log.worker)
+        lists_file = parts.lists.path if parts.lists is not None else None
+        self.observation = Observation(
+            metrics, parts.log, parts.engine, parts.data, parts.library, lists_file, self._health
+        )
+        self._metrics = metrics
+        self._persist_at = 0.0
         self._upkeep_at = 0.0
         self._reload_interval_s = reload_interval_ms / 1000
         self._clock_us = clock_us
@@ -120,14 +131,26 @@ class Screener:
 
         Raises UnknownMerchant, and StoreUnavailable when the record cannot be made.
         """
+        read_ns = time.perf_counter_ns()
         rows = self.log.find_transaction(transaction.merchant, transaction.transaction_id)
         if rows:
             same = next((row for row in rows if row.is_same_request(request_digest)), None)
             if same is not None:
+                self._metrics.count("retries")
                 return await self._recorded_answer(same)
             self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
-        return self._settled(await self.log.append(record), given)
+        decided_ns = time.perf_counter_ns()
+        answered = self._settled(await self.log.append(record), given)
+        self._metrics.count_screening(
+            record.merchant,
+            record.outcome,
+            record.code,
+            (read_ns - received_ns) / 1e9,
+            (decided_ns - read_ns) / 1e9,
+            (time.perf_counter_ns() - decided_ns) / 1e9,
+        )
+        return answered
 
     def screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
         """The same for callers without an event loop (the command line); blocks until the record is durable."""
@@ -241,6 +264,21 @@ class Screener:
         """Path and text of every rule file of a revision that decided screenings; empty when not kept."""
         return self.log.read_revision(revision)
 
+    # ---- what is seen -------------------------------------------------------------------------------
+
+    def _health(self) -> tuple[bool, int]:
+        return self.ready(), len(self.problems())
+
+    def counted(self) -> Counts:
+        return self.observation.counted()
+
+    def gauges(self) -> Gauges:
+        return self.observation.gauges()
+
+    def count(self, name: str) -> None:
+        """Counts one event by its name in `api.metrics_page.COUNTERS`."""
+        self._metrics.count(name)
+
     # ---- rules --------------------------------------------------------------------------------------
 
     def rule_set(self, merchant: str) -> RuleSet:
@@ -274,6 +312,7 @@ class Screener:
 
     def close(self) -> None:
         """Writes what waits and lets go of the files; blocks until that is done."""
+        self.observation.persist()
         self.log.close()
         if self.run_time_lists is not None:
             self.run_time_lists.close()
@@ -298,6 +337,9 @@ class Screener:
                 if self._key_watch is not None:
                     self.card_key = await asyncio.to_thread(self._key_watch.current)
                 await self._look_after_lists()
+                if time.monotonic() >= self._persist_at:
+                    self._persist_at = time.monotonic() + PERSIST_SECONDS
+                    await asyncio.to_thread(self.observation.persist)
             except Exception:  # noqa: BLE001 - the watch must outlive any one bad file; what is in force stays
                 _log.exception("looking for changed rule and data files failed")
             self._report_problems()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -21,9 +22,12 @@ from ..reasons import Language
 from ..request_problems import safe_name
 from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
+from ..structured_log import ScreeningLines
 from .answers import FieldError, Health, ProblemDocument, ProblemKind, Readiness, RuleSetAnswer, ScreeningAnswer
 from .gate import OPEN, AccessPort, Gate
 from .lists import KeepsLists, add_list_routes, problem_of_list_error
+from .metrics_page import MEDIA_TYPE as METRICS_TYPE
+from .metrics_page import Observed, metrics_page
 from .outcomes import KeepsOutcomes, add_outcome_routes
 from .problems import (
     BASE,
@@ -50,7 +54,7 @@ Card numbers are fingerprinted on arrival and never stored; CVV is never accepte
 Errors are RFC 9457 problem documents."""
 
 
-class ScreenerPort(Screens, KeepsLists, KeepsOutcomes, Protocol):
+class ScreenerPort(Screens, KeepsLists, KeepsOutcomes, Observed, Protocol):
     """What the API needs of the screener (`service.Screener`)."""
 
     def screening(self, id_text: str) -> bytes | None: ...
@@ -71,11 +75,13 @@ class ScreeningApp(FastAPI):
 
     screenings: ScreeningEndpoint
     gate: Gate
+    count: Callable[[str], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
         elif (refused := self._admit(scope)) is not None:
+            self.count(f"refused_{refused.kind.name}")
             await send_problem(refused, send)
         elif scope["path"] == PATH and scope["method"] == "POST":
             await self.screenings(scope, receive, send)
@@ -104,8 +110,13 @@ class ScreeningApp(FastAPI):
         return described
 
 
-def create_app(screener: ScreenerPort, config: Config, access: AccessPort) -> ScreeningApp:
-    """The application around a screener that the caller starts and stops; `access` says who may call."""
+def create_app(
+    screener: ScreenerPort, config: Config, access: AccessPort, lines: ScreeningLines | None = None
+) -> ScreeningApp:
+    """The application around a screener that the caller starts and stops; `access` says who may call.
+
+    `lines` gets a line for each screening.
+    """
     app = ScreeningApp(
         title="fraudengine",
         version="1",
@@ -114,8 +125,9 @@ def create_app(screener: ScreenerPort, config: Config, access: AccessPort) -> Sc
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.count = screener.count
     app.gate = Gate(access, screener.merchant_of)
-    app.screenings = ScreeningEndpoint(screener, config.max_body_bytes)
+    app.screenings = ScreeningEndpoint(screener, config.max_body_bytes, lines)
     _add_problem_handlers(app)
     _add_screening_routes(app, screener)
     _add_other_routes(app, screener)
@@ -236,6 +248,17 @@ def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
         """Every rule with its origin and mode, the settings in force, the lists with their number of entries."""
         rule_set = screener.rule_set(merchant)
         return describe_rule_set(rule_set.name if find_pans(merchant) else merchant, rule_set)
+
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        summary="Counters and gauges for Prometheus",
+        response_class=PlainTextResponse,
+        responses=_documented(KINDS["unauthorized"], KINDS["forbidden"]),
+    )
+    def metrics() -> Response:
+        """Counters are of all workers; gauges of the one that answers."""
+        return Response(metrics_page(screener), 200, {"cache-control": "no-store"}, METRICS_TYPE)
 
     @app.get("/healthz", tags=["operation"], summary="The process is up")
     async def healthz() -> Health:

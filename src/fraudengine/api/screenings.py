@@ -16,6 +16,7 @@ from ..access import Grant
 from ..cards import CardKey
 from ..facts import Transaction
 from ..request import read_transaction
+from ..structured_log import ScreeningLines, Trace, new_trace, read_trace
 from .gate import NOT_YOURS
 from .problems import FORBIDDEN, INTERNAL, MEDIA_TYPE_REFUSED, TOO_LARGE, Problem, problem_for
 
@@ -36,6 +37,8 @@ class Screens(Protocol):
 
     async def screen(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes: ...
 
+    def count(self, name: str) -> None: ...
+
 
 class _Refused(Exception):
     def __init__(self, problem: Problem) -> None:
@@ -50,7 +53,8 @@ class _Disconnected(Exception):
 class ScreeningEndpoint:
     """Answers one call after another; holds nothing of any of them."""
 
-    def __init__(self, screener: Screens, max_body_bytes: int) -> None:
+    def __init__(self, screener: Screens, max_body_bytes: int, lines: ScreeningLines | None = None) -> None:
+        self._lines = lines
         self._screener = screener
         self._max_body_bytes = max_body_bytes
 
@@ -58,6 +62,9 @@ class ScreeningEndpoint:
         """Answers a call that the gate admitted; `scope["grant"]` says for which merchants it may be."""
         grant: Grant = scope["grant"]
         received_ns = time.perf_counter_ns()
+        trace = read_trace(scope["headers"])
+        if trace is None and self._lines is not None:
+            trace = new_trace()
         try:
             body = await self._read_body(scope, receive)
             transaction, digest = read_transaction(body, self._screener.card_key, time.time_ns() // 1000)
@@ -75,10 +82,16 @@ class ScreeningEndpoint:
             problem = found or Problem(INTERNAL, INTERNAL.help)
         else:
             headers = [_JSON, (b"content-length", b"%d" % len(answer)), _NO_STORE]
+            if trace is not None:
+                headers.append(trace.header)
+                if self._lines is not None:
+                    elapsed_us = (time.perf_counter_ns() - received_ns) // 1000
+                    self._lines.write(transaction.merchant, answer, trace, elapsed_us)
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": answer})
             return
-        await send_problem(problem, send)
+        self._screener.count(f"refused_{problem.kind.name}")
+        await send_problem(problem, send, trace)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, never holding more than the bound. How long it may take is the server's to bound."""
@@ -144,9 +157,11 @@ def _is_json(content_type: bytes) -> bool:
     return kind in (b"", b"application/json") or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-async def send_problem(problem: Problem, send: Send) -> None:
+async def send_problem(problem: Problem, send: Send, trace: Trace | None = None) -> None:
     body = problem.body()
     headers = [(name.encode(), value.encode()) for name, value in problem.headers]
     headers.append((b"content-length", b"%d" % len(body)))
+    if trace is not None:
+        headers.append(trace.header)
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -59,7 +59,7 @@ def serve(
 ) -> None:
     """Answer screenings over HTTP until stopped. Edited rule files take effect within a second."""
     config = configuration(rules=rules, state=state, data=data_directory, host=host, port=port, workers=workers)
-    log_to_stderr()
+    log_to_stderr(log_format=config.log_format)
     claim_state(config)
     with AuditLog(config.state) as audit, open_access(config, audit) as access:
         config.require_safe_host(has_keys=not access.is_empty)
