@@ -395,7 +395,7 @@ def test_runs_on_every_backend() -> None:
     assert run("test", REPOSITORY / "rules", "--format", "json").json["backends"] == list(BACKENDS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(strategies.rule_sets(), st.lists(strategies.facts(), min_size=1, max_size=4))
 def test_the_backends_find_the_same_matches(rule_set: RuleSet, payments: list[Facts]) -> None:
     counters = [

@@ -41,7 +41,7 @@ def find_columnar_matches(screened: Sequence[Screened]) -> list[tuple[Match, ...
     def in_list(test: InList, value: Any) -> Any:
         return table[memberships[test.list_name, test.fact]]
 
-    found = table.select("row", **match_columns(rules, Columns(table, in_list), _SIDE)).order_by("row")
+    found = table.select("row", **match_columns(rules, Columns(table, in_list, {}), _SIDE)).order_by("row")
     with duckdb.connect() as connection:
         connection.register("payments", held)
         rows = connection.sql(to_sql(found, Dialect.DUCKDB)).to_arrow_table().to_pylist()
