@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -17,7 +17,7 @@ from .explain import Explanation, explain_decision
 from .explain_words import phrase
 from .facts import FactType, FactValue
 from .list_entries import read_time
-from .lists import ANYTHING, ListIndex, ListsAsOf, build_indexes
+from .lists import ANYTHING, ListContents, ListIndex, ListsAsOf, build_indexes
 from .money import Money, read_minor
 from .reasons import Language
 from .rules.activation import activate
@@ -46,7 +46,7 @@ class RecordedEntries:
     def find(self, name: ListName, value: FactValue, as_of_us: int) -> ListEntry | None:
         return self._found.get((name, value))
 
-    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, Container[FactValue]]:
+    def could_hold(self, indexes: Mapping[ListName, ListIndex]) -> Mapping[ListName, ListContents]:
         return dict.fromkeys(indexes, ANYTHING)  # the reference backend, which explains, looks everything up
 
 
