@@ -22,7 +22,9 @@ from . import (
     handbook,
     keys,
     lists,
+    operating,
     outcomes,
+    replaying,
     reporting,
     running,
     showing,
@@ -62,8 +64,10 @@ for group in (
     access,
     lists,
     outcomes,
+    operating,
     keys,
     data,
+    replaying,
 ):
     for command in group.COMMANDS:
         program.add_command(command)

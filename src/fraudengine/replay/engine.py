@@ -80,14 +80,17 @@ def replay(
     flip_limit: int = FLIP_LIMIT,
     mapping: Path | str | None = None,
     rejects: Path | str | None = None,
+    keep_history: Path | None = None,
+    merchant: str | None = None,
     config: Config | None = None,
     data: DataFiles | None = None,
     progress: Progress = lambda phase, fraction: None,
 ) -> ReplayResult:
     """Decides the transactions of `history` by `rules` and compares with `against`.
 
-    `history` is a decision log, or CSV, Parquet, JSON lines, XLSX or the gateway's order statuses, read by `mapping`
-    (see `readers`). `rules` and `against` name a rule directory or a git revision; `against` may be `recorded`.
+    `history` is a decision log, or CSV, Parquet, JSON lines, XLSX or the gateway's order statuses, read by
+    `mapping` (see `readers`). `rules` and `against` name a rule directory or a git revision; `against` may be
+    `recorded`. `keep_history` keeps what was read for the next replay; `merchant` is that of rows that name none.
     `engine` is `duckdb`, `local-spark` or `spark://…`; `memory_limit` such as `6GB` bounds what is in memory, the
     rest spills to disk. Raises FraudengineError subclasses with what to do.
     """
@@ -104,7 +107,16 @@ def replay(
     )
     work = Path(tempfile.mkdtemp(prefix="fraudengine-replay-", dir=os.environ.get("TMPDIR")))
     try:
-        found = open_history(history, work, config, mapping=mapping, rejects=rejects, progress=progress)
+        found = open_history(
+            history,
+            work,
+            config,
+            mapping=mapping,
+            rejects=rejects,
+            keep=keep_history,
+            merchant=merchant,
+            progress=progress,
+        )
         run = _Run(found, options, config, data, work, progress)
         return run.replay(rules, against)
     except BaseException:
@@ -177,11 +189,9 @@ class _Run:
         rule_table = rule_statistics(connection, shapes, by_merchant=False)
         flip_count = connection.execute(
             "SELECT coalesce(sum(transactions), 0) FROM cube_ WHERE champion <> candidate AND champion < 3"
-        ).fetchone()
-        assert flip_count is not None
+        ).fetchall()[0]
         flips = list_flips(connection, shapes, self.data, list_history, self.options.flip_limit, self._as_of_us())
-        decided = connection.execute("SELECT count(*), min(at_us), max(at_us) FROM decided").fetchone()
-        assert decided is not None
+        decided = connection.execute("SELECT count(*), min(at_us), max(at_us) FROM decided").fetchall()[0]
         return ReplayResult(
             summary=ReplaySummary(
                 transactions=decided[0],
@@ -361,8 +371,8 @@ class _Run:
         found = engine.connection.execute(
             "SELECT 1 FROM history WHERE label IN ('declined', 'technical_failure')"
             " AND labelled_seq IS NOT NULL LIMIT 1"
-        ).fetchone()
-        if found is None:
+        ).fetchall()
+        if not found:
             return None
         return said.select(
             sequence=said["labelled_seq"] * 2 + 1,

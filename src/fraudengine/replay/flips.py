@@ -77,7 +77,9 @@ class FlipExplainer:
         matches = reference.find_matches(rule_set, facts, lists)
         decision = decide(rule_set, matches, three_ds=str(facts["three_ds"]), channel=str(facts["channel"]))
         reasons = {
-            match.rule.id: [f"{item.fact} {item.value}, {item.test}" for item in explain_match(match, facts, lists)]
+            str(match.rule.id): [
+                f"{item.fact} {item.value}, {item.test}" for item in explain_match(match, facts, lists)
+            ]
             for match in matches
         }
         return decision, reasons

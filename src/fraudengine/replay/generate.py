@@ -113,7 +113,7 @@ def _draw_rows(rng: Rng, midnight_us: int, count: int, buyers: Buyers) -> _Rows:
     everybody = len(buyers.cards)
     done = 0
     while done < count * 0.01:  # card testing: one person, many cards, minutes
-        size = int(min(rng.integers(15, 60), count - done))
+        size = min(int(rng.integers(15, 60)), count - done)
         rows = rng.choice(count, size, replace=False)
         trade[rows] = 1 if rng.random() < 0.4 else 3
         at_us[rows] = midnight_us + rng.integers(0, 86_000_000_000) + np.sort(rng.integers(0, 600_000_000, size))
@@ -122,7 +122,7 @@ def _draw_rows(rng: Rng, midnight_us: int, count: int, buyers: Buyers) -> _Rows:
         done += size
     done = 0
     while done < count * 0.002:  # a stolen card: large amounts from somebody else's address
-        size = int(min(rng.integers(2, 7), count - done))
+        size = min(int(rng.integers(2, 7)), count - done)
         rows = rng.choice(count, size, replace=False)
         trade[rows] = rng.choice([0, 2])
         at_us[rows] = midnight_us + rng.integers(0, 70_000_000_000) + np.sort(rng.integers(0, 14_000_000_000, size))

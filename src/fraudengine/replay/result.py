@@ -78,7 +78,8 @@ class ReplayTable:
         return found
 
     def rows(self) -> list[dict[str, Any]]:
-        return self.arrow.to_pylist()
+        found: list[dict[str, Any]] = self.arrow.to_pylist()
+        return found
 
     def __len__(self) -> int:
         return int(self.arrow.num_rows)

@@ -41,7 +41,7 @@ def _load(name: str, directory: Path) -> RuleSource:
     library = Library.load(directory)
     if library.snapshot.refusals:
         raise RuleFilesRefused(library.diagnostics, library.sources)
-    rule_sets = {merchant: library.snapshot.rule_set(merchant) for merchant in library.snapshot.merchants}
+    rule_sets = {str(merchant): library.snapshot.rule_set(merchant) for merchant in library.snapshot.merchants}
     return RuleSource(name, rule_sets, directory)
 
 

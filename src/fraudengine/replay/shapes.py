@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 from ..backends.columnar_decision import DecisionRules
 from ..backends.columnar_lists import ListKeys
@@ -20,7 +20,6 @@ from ..rules.ast import (
     Any,
     Compare,
     Condition,
-    FactRef,
     InList,
     InNetworks,
     IsUnknown,
@@ -115,10 +114,10 @@ def _take_operands(condition: Condition, taken: list[OperandValue], types: list[
             types.append(condition.type)
             name: Operand = SettingRef(f"p{len(taken) - 1}", _NOWHERE)
             return replace(condition, operand=name)
-        case Compare(operand=FactRef() | SettingRef()):
+        case Compare() | OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
             return condition
-        case OneOf() | StartsWith() | InNetworks() | InList() | IsUnknown():
-            return condition
+        case _:
+            assert_never(condition)
 
 
 def tests_of(rules: Iterable[Rule]) -> Iterable[Condition]:

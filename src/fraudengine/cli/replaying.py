@@ -1,0 +1,315 @@
+"""`fraudengine replay`: what would these rules have done? And `fraudengine generate`: a history to try it on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import click
+
+from .options import Problem, configuration, data_option, format_option, state_option
+
+if TYPE_CHECKING:
+    from ..replay.result import ReplayResult, ReplayTable
+
+_MOMENT = click.DateTime(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+_OUTCOMES: Final = ("accept", "challenge", "refuse")
+
+
+@click.command()
+@click.argument("history", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--rules", help="Rule directory or git revision that is tried out (default: rules).")
+@click.option(
+    "--against",
+    default="recorded",
+    show_default=True,
+    help="What it is compared with: a rule directory, a git revision, or `recorded`: the answers in the history.",
+)
+@click.option("--merchant", "merchants", multiple=True, help="Only this merchant; may be given again.")
+@click.option("--since", type=_MOMENT, help="Only transactions from this UTC time on.")
+@click.option("--until", type=_MOMENT, help="Only transactions before this UTC time.")
+@click.option(
+    "--lists",
+    type=click.Choice(["as-of", "now"]),
+    default="as-of",
+    show_default=True,
+    help="Judge each transaction by the list entries of its own time, or by those of now.",
+)
+@click.option(
+    "--engine",
+    default="duckdb",
+    show_default=True,
+    help="Where it runs: duckdb, local-spark, or a Spark master such as spark://host:7077.",
+)
+@click.option("--memory-limit", help="Most memory that is used, such as 4GB; what does not fit goes to disk.")
+@click.option("--threads", type=click.IntRange(1), help="Processor threads (default: all).")
+@click.option("--mapping", help="Mapping file, or the name of one in data/mappings: which column is what.")
+@click.option("--merchant-name", help="The merchant of rows that name none.")
+@click.option("--rejects", type=click.Path(path_type=Path), help="Where rows that are no transactions are listed.")
+@click.option(
+    "--keep-history",
+    type=click.Path(path_type=Path),
+    help="Keep what was read as Parquet, to replay it again fast.",
+)
+@click.option("--flips", "flip_limit", type=click.IntRange(0), default=200, help="How many flips are explained.")
+@click.option(
+    "--guess-mapping",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a first mapping for FILE to standard output, saying how sure it is, and stop.",
+)
+@state_option
+@data_option
+@format_option
+def replay(
+    history: tuple[Path, ...],
+    rules: str | None,
+    against: str,
+    merchants: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
+    lists: Literal["as-of", "now"],
+    engine: str,
+    memory_limit: str | None,
+    threads: int | None,
+    mapping: str | None,
+    merchant_name: str | None,
+    rejects: Path | None,
+    keep_history: Path | None,
+    flip_limit: int,
+    guess_mapping: Path | None,
+    state: Path | None,
+    data_directory: Path | None,
+    output: str | None,
+) -> None:
+    """Decide the transactions of HISTORY again, by other rules, and say what would have been different.
+
+    HISTORY is a decision log (var/decisions.db), a file of `fraudengine generate`, or CSV, Parquet, JSON lines,
+    XLSX or the gateway's order statuses with --mapping.
+    """
+    _require_extra()
+    if guess_mapping is not None:
+        click.echo(_guess(guess_mapping), nl=False)
+        return
+    if not history:
+        raise Problem("name a history to replay", 2)
+    config = configuration(state=state, data=data_directory, format=output)
+    from ..replay.engine import replay as run
+    from ..replay.engines import EngineUnavailable
+    from ..replay.rule_sources import NoSuchRules
+
+    bar = ProgressBar()
+    try:
+        result = run(
+            history,
+            rules if rules is not None else config.rules,
+            against,
+            merchants=merchants or None,
+            since_us=_us(since),
+            until_us=_us(until),
+            lists=lists,
+            engine=engine,
+            memory_limit=memory_limit,
+            threads=threads,
+            mapping=mapping,
+            merchant=merchant_name,
+            rejects=rejects or Path(f"{history[0].stem}.rejects.csv"),
+            keep_history=keep_history,
+            flip_limit=flip_limit,
+            config=config,
+            progress=bar.show,
+        )
+    except NoSuchRules as error:
+        raise Problem(str(error), 2) from None
+    except EngineUnavailable as error:
+        raise Problem(str(error), 3) from None
+    finally:
+        bar.clear()
+    with result:
+        if config.format == "json":
+            click.echo(as_json(result))
+        else:
+            click.echo(summarise(result))
+        if result.rejects_file is not None:
+            click.echo(
+                f"fraudengine: {result.summary.rejected:,} rows are listed in {result.rejects_file}", err=True
+            )
+        if result.summary.disagreements:
+            raise Problem(
+                f"the reference backend decides {result.summary.disagreements} of the listed flips otherwise: "
+                "this is a fault of fraudengine; do not rely on these figures",
+                3,
+            )
+
+
+def _require_extra() -> None:
+    missing = [name for name in ("duckdb", "ibis", "pyarrow") if find_spec(name) is None]
+    if missing:
+        raise Problem("replay needs the extra: pip install 'fraudengine[replay]'", 3)
+
+
+def _guess(path: Path) -> str:
+    from ..replay.guess import guess_mapping
+
+    if not path.exists():
+        raise Problem(f"there is no file {path}", 2)
+    return guess_mapping(path)
+
+
+def _us(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1_000_000)
+
+
+# ---- progress -------------------------------------------------------------------------------------
+
+
+class ProgressBar:
+    """One line on standard error with rate and time left; nothing unless that is a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._began: dict[str, float] = {}
+        self._length = 0
+        self.total = 0
+
+    def show(self, phase: str, fraction: float) -> None:
+        """What is being done, and how much of it."""
+        if not self._shown:
+            return
+        began = self._began.setdefault(phase.partition(":")[0], time.monotonic())
+        elapsed = time.monotonic() - began
+        text = phase
+        if fraction > 0:
+            filled = int(24 * min(fraction, 1.0))
+            left = elapsed / fraction - elapsed
+            text = f"{phase} [{'#' * filled}{'.' * (24 - filled)}] {fraction:4.0%}, {left:,.0f} s left"
+            if self.total:
+                text += f", {self.total * fraction / max(elapsed, 1e-3):,.0f} rows/s"
+        sys.stderr.write("\r" + text.ljust(self._length))
+        sys.stderr.flush()
+        self._length = len(text)
+
+    def clear(self) -> None:
+        if self._length:
+            sys.stderr.write("\r" + " " * self._length + "\r")
+            sys.stderr.flush()
+
+
+# ---- the summary ----------------------------------------------------------------------------------
+
+
+def summarise(result: ReplayResult) -> str:
+    """The result in one screen."""
+    summary = result.summary
+    rate = summary.transactions / max(summary.elapsed_s, 1e-9)
+    lines = [
+        f"{summary.transactions:,} transactions of {summary.merchants} merchants, {_day(summary.first_us)} to "
+        f"{_day(summary.last_us)}, in {summary.elapsed_s:.1f} s ({rate:,.0f}/s, {summary.engine})",
+        f"champion {summary.champion}, candidate {summary.candidate}, lists {summary.lists}",
+    ]
+    if summary.rejected:
+        lines.append(f"{summary.rejected:,} rows rejected")
+    if summary.skipped:
+        who = f": no rules for {', '.join(summary.skipped_merchants[:5])}" if summary.skipped_merchants else ""
+        lines.append(f"{summary.skipped:,} transactions left out{who}")
+    lines += ["", *_matrix(result), ""]
+    lines += [f"{summary.flips:,} decided otherwise", ""]
+    lines += _rules(result.rules)
+    lines += _silenced(result)
+    return "\n".join(lines).rstrip()
+
+
+def _day(us: int | None) -> str:
+    return "" if us is None else f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}"
+
+
+def _matrix(result: ReplayResult) -> list[str]:
+    counted = {(row["champion"], row["candidate"]): row["transactions"] for row in result.outcomes().rows()}
+    sides = [side for side in (*_OUTCOMES, "unrecorded") if any(pair[0] == side for pair in counted)]
+    lines = ["champion \\ candidate" + "".join(f"{word:>14}" for word in _OUTCOMES)]
+    for side in sides:
+        lines.append(f"{side:<20}" + "".join(f"{counted.get((side, word), 0):>14,}" for word in _OUTCOMES))
+    return lines
+
+
+def _rules(table: ReplayTable) -> list[str]:
+    rows = [row for row in table.rows() if row["matches"]]
+    if not rows:
+        return ["no rule matched"]
+    lines = [
+        f"{'rule':<34}{'side':<11}{'matches':>12}{'alone':>12}{'precision':>11}{'recall':>9}  first to last match"
+    ]
+    for row in rows[:40]:
+        precision = "" if row["precision"] is None else f"{row['precision']:.1%}"
+        recall = "" if row["recall"] is None else f"{row['recall']:.1%}"
+        name = row["rule"] + (" (shadow)" if row["mode"] == "shadow" else "")
+        lines.append(
+            f"{name:<34}{row['side']:<11}{row['matches']:>12,}{row['unique_matches']:>12,}{precision:>11}{recall:>9}"
+            f"  {row['first_match']:%Y-%m-%d} to {row['last_match']:%Y-%m-%d}"
+        )
+    return lines
+
+
+def _silenced(result: ReplayResult) -> list[str]:
+    lines = [
+        f"  {row['fact']}: unknown in {row['transactions']:,} transactions; read by {', '.join(row['rules'])}"
+        for row in result.absent.rows()
+        if not row["known"]
+    ]
+    if lines:
+        lines.insert(0, "\nfacts that the history never gives, so that rules could not be judged by them:")
+    return lines
+
+
+def as_json(result: ReplayResult) -> str:
+    """Every table and the summary as one JSON object."""
+    import json
+    from dataclasses import asdict
+
+    tables = {name: table.rows() for name, table in result.tables.items()}
+    return json.dumps({"summary": asdict(result.summary), **tables}, default=str, indent=2)
+
+
+# ---- generate -------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--transactions", type=click.IntRange(1), required=True, help="How many screenings to make up.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Equal seeds give equal histories.")
+@click.option("--days", type=click.IntRange(1, 1000), default=90, show_default=True, help="Days that it covers.")
+@state_option
+@data_option
+def generate(
+    transactions: int, out: Path, seed: int, days: int, state: Path | None, data_directory: Path | None
+) -> None:
+    """Make up a realistic history of the sample merchants, to try rules and replays on."""
+    _require_extra()
+    config = configuration(state=state, data=data_directory)
+    from ..assembly import open_data
+    from ..replay import generate as generator
+    from ..replay.population import read_real_tables
+
+    bar = ProgressBar()
+    bar.total = transactions
+    cache = config.state / "replay-cache"
+    try:
+        tables = read_real_tables(open_data(config), cache)
+        generator.generate(
+            transactions,
+            out,
+            tables,
+            seed=seed,
+            days=days,
+            progress=lambda done: bar.show("generating", done / transactions),
+        )
+    finally:
+        bar.clear()
+    click.echo(f"{out}: {transactions:,} screenings, {out.stat().st_size / 1e6:.1f} MB")
+
+
+COMMANDS: list[click.Command] = [replay, generate]
