@@ -17,11 +17,11 @@ from .explain import Explanation, explain_decision
 from .explain_words import phrase
 from .facts import FactType, FactValue
 from .list_entries import read_time
-from .lists import ANYTHING, ListContents, ListIndex, ListsAsOf, build_indexes
+from .lists import ANYTHING, ListIndex, ListsAsOf, build_indexes
 from .money import Money, read_minor
 from .reasons import Language
 from .rules.activation import activate
-from .rules.ast import ListEntry, ListName, Lists, Mode, RuleSet
+from .rules.ast import ListContents, ListEntry, ListName, Lists, Mode, RuleSet
 from .rules.revision import read_revision
 
 ListsOf: TypeAlias = Callable[[RuleSet, int], Lists]
