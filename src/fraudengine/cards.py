@@ -107,7 +107,7 @@ class CardKey:
         self._secret = secret
         self.former = former
         self.id = hashlib.sha256(b"fraudengine key id" + secret).hexdigest()[:6]
-        # HMAC (RFC 2104) with the two hashes of the padded key made once: a third of the time of `hmac.digest`.
+        # HMAC (RFC 2104) with the two hashes of the padded key made once: two thirds of the time of `hmac.digest`.
         block = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))

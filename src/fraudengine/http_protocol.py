@@ -2,8 +2,7 @@
 
 The short way: a request of ordinary form (HTTP/1.1, body of known and modest length, nobody before it on the
 connection still unanswered) reaches the application when its last byte is there, and an answer that is given at
-once leaves in one write. Anything else goes uvicorn's own way. What that saves is a third of what an echo costs;
-`tests/benchmarks/bench_http.py` measures it.
+once leaves in one write. Anything else goes uvicorn's own way.
 """
 
 from __future__ import annotations
