@@ -30,7 +30,7 @@ def open_screener(config: Config, audit: AuditLog | None = None) -> Screener:
 
     Raises ConfigurationError, RuleFilesRefused, DataFileError, StoreUnavailable.
     """
-    claim_state(config)
+    environment = claim_state(config)
     data = open_data(config)
     library = Library.load(config.rules)
     loaded = config.load_card_key()
@@ -66,6 +66,7 @@ def open_screener(config: Config, audit: AuditLog | None = None) -> Screener:
         ),
         fall_back_to_platform=config.unknown_merchant == "platform",
         reload_interval_ms=config.reload_interval_ms,
+        is_test=environment == "test",
     )
 
 

@@ -33,6 +33,7 @@ from .lists import ListsAsOf
 from .lookups import DataFiles
 from .metrics import Counts, Metrics
 from .observation import Gauges, Observation
+from .published_cards import PublishedCards
 from .ready_rules import ReadyRules
 from .rules.ast import RuleSet
 from .rules.library import Library
@@ -77,9 +78,11 @@ class Screener:
         *,
         fall_back_to_platform: bool = False,
         reload_interval_ms: int = 250,
+        is_test: bool = False,
         clock_us: Callable[[], int] = utc_us,
     ) -> None:
         self.card_key = parts.card_key
+        self._published_cards = PublishedCards(parts.card_key) if is_test else None
         self.library = parts.library
         self.log = parts.log
         self.engine = parts.engine
@@ -184,6 +187,10 @@ class Screener:
         screened = screen_transaction(
             self.engine, self.enricher, ready, transaction, earlier, lists=lists, count=count
         )
+        if self._published_cards is not None:
+            if self._published_cards.key is not self.card_key:
+                self._published_cards = PublishedCards(self.card_key)
+            screened = self._published_cards.answer(screened)
         self._note_matches(transaction, lists)
         screening_id = self.log.next_id()
         elapsed_us = (time.perf_counter_ns() - received_ns) // 1000
