@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/installed
+SERVES := $(VENV)/installed-to-serve
+STAMP  := $(VENV)/installed-to-test
 
-.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-check schema clean
+.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-velocity bench-check schema clean
 
 help:
 	@echo "make run              install into .venv, serve the API on http://127.0.0.1:8080 with the sample merchants"
@@ -15,14 +16,19 @@ help:
 	@echo "make bench-http       whole screenings over HTTP, against a bare FastAPI route"
 	@echo "make bench-check      fraudengine check on 1,000 files"
 	@echo "make bench-merchants  5,000 merchants: start, memory, reload"
+	@echo "make bench-velocity   counters beside 10,000,000 logged screenings (minutes, 6 GB in /tmp)"
 	@echo "make bench-lists      run-time lists of 1,000,000 cards and 100,000 networks"
 
-$(STAMP): pyproject.toml constraints.txt
+$(SERVES): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $(SERVES)
+
+$(STAMP): $(SERVES)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data,bench,replay,spark]'
 	@touch $(STAMP)
 
-run: $(STAMP)
+run: $(SERVES)
 	@FRAUDENGINE_DEVELOPMENT=1 $(BIN)/fraudengine serve
 
 test: format-check lint types imports pytest
@@ -61,6 +67,9 @@ bench-check: $(STAMP)
 
 bench-merchants: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_merchants
+
+bench-velocity: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_velocity
 
 bench-lists: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_lists

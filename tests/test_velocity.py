@@ -371,6 +371,21 @@ def test_reports_are_recorded_once_and_only_about_known_screenings(log: Decision
         assert kinds == [("chargeback", 1), ("technical_failure", 1)]
 
 
+def test_a_second_report_leaves_steps_alone_that_came_after_the_first(log: DecisionLog) -> None:
+    with log:
+        driven = Driven(log)
+        counters = (ATTEMPTS, replace(ATTEMPTS, name="declines", among=Among.DECLINED))
+        driven.keep(counters)
+        reader = CounterReader(planned(None, counters))
+        for number, kind in enumerate((ReportKind.TECHNICAL_FAILURE, ReportKind.DECLINED)):
+            call, _ = driven.count(past(0, transaction_id="A", request=number), reader)
+            driven.record(call)
+            driven.report(call, kind)
+        subject, counted = driven.count(SUBJECT, reader)
+        assert counted == {"attempts": 1, "declines": 1}
+        assert counted == {one.name: value_of(one, subject, driven.calls, driven.reports) for one in counters}
+
+
 def test_a_long_past_is_filled_in_by_chunks_that_may_be_interrupted(log: DecisionLog) -> None:
     with log:
         driven = Driven(log)
