@@ -90,7 +90,8 @@ def decide_in_columns(rule_set: RuleSet, transactions: Sequence[Facts], *, joine
 
         matched = table.mutate(**match_columns(rules, Columns(table, in_list), "x"))
         decided = add_decisions(rules, matched, "x").order_by("seq")
-        return connection.sql(to_sql(decided, Dialect.DUCKDB)).to_arrow_table().to_pylist()
+        rows: list[dict[str, Any]] = connection.sql(to_sql(decided, Dialect.DUCKDB)).to_arrow_table().to_pylist()
+        return rows
     finally:
         connection.close()
 

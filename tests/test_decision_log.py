@@ -472,7 +472,7 @@ def test_reads_go_through_an_index(log: DecisionLog, merchant: str | None) -> No
     plans: list[str] = []
     read = log._read
 
-    def explain(sql: str, parameters: tuple[int | str | bytes, ...] = ()) -> list[tuple[object, ...]]:
+    def explain(sql: str, parameters: tuple[int | str | bytes | None, ...] = ()) -> list[tuple[object, ...]]:
         plans.extend(row[3] for row in read("EXPLAIN QUERY PLAN " + sql, parameters))
         return []
 
