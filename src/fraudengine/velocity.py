@@ -39,7 +39,7 @@ ten million keys, and would then share a count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, assert_never
 
@@ -214,12 +214,12 @@ class Series:
     distinct: FactName | None
     bucket_us: int
     only: Among | None = None  # rare screenings have series of their own, so that the many leave no row in them
+    text: str = field(init=False, compare=False)  # its name in the log; `parse_series` reads it back
 
-    @property
-    def text(self) -> str:
-        """Its name in the log; `parse_series` reads it back."""
+    def __post_init__(self) -> None:
         seconds = self.bucket_us // 1_000_000
-        return f"{self.scope}/{','.join(self.per)}/{self.distinct or ''}/{seconds}/{self.only or ''}"
+        parts = (self.scope, ",".join(self.per), self.distinct or "", str(seconds), self.only or "")
+        object.__setattr__(self, "text", "/".join(parts))
 
 
 def parse_series(text: str) -> Series:

@@ -18,6 +18,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -84,14 +85,17 @@ class EventRow(NamedTuple):
 # ---- keys -----------------------------------------------------------------------------------------
 
 
-def hash_key(series: Series, merchant: str, values: Sequence[str]) -> int:
+def hash_key(series: Series, merchant: str, values: tuple[str, ...]) -> int:
     """64 bits of BLAKE2b over series, merchant (its own scope only) and values, signed as SQLite's integers."""
-    owner = merchant if series.scope is CounterScope.MERCHANT else ""
-    parts = [series.text, owner, *values]
-    text = "\0".join([*(str(len(part)) for part in parts), *parts])
-    return _hash(text)
+    return _hash_parts((series.text, merchant if series.scope is CounterScope.MERCHANT else "", *values))
 
 
+@lru_cache(maxsize=8_192)  # a screening reads a key before it writes it
+def _hash_parts(parts: tuple[str, ...]) -> int:
+    return _hash("\0".join([*(str(len(part)) for part in parts), *parts]))
+
+
+@lru_cache(maxsize=8_192)
 def hash_value(value: FactValue) -> int:
     return _hash(str(value))
 
@@ -101,6 +105,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(found, "big", signed=True)
 
 
+@lru_cache(maxsize=256)
 def currency_number(currency: str) -> int:
     return int.from_bytes(currency.encode(), "big")
 
