@@ -16,7 +16,7 @@ help:
 	@echo "make bench-http       whole screenings over HTTP, against a bare FastAPI route"
 	@echo "make bench-check      fraudengine check on 1,000 files"
 	@echo "make bench-merchants  5,000 merchants: start, memory, reload"
-	@echo "make bench-velocity   counters beside 10,000,000 logged screenings (minutes, 6 GB in /tmp)"
+	@echo "make bench-velocity   counters beside 10,000,000 logged screenings (minutes, 11 GB in /tmp)"
 	@echo "make bench-lists      run-time lists of 1,000,000 cards and 100,000 networks"
 
 $(SERVES): pyproject.toml constraints.txt

@@ -31,9 +31,12 @@ window (about 0.1 us each). Rows lie by time bucket first, so that writing touch
 day instead of the whole tree; yet each row touches a page of its own, which is what writing costs.
 
 Where it stops. One machine: the log is one SQLite file, written by one process at a time. Screenings that are in
-flight when another begins are not counted by it. Windows end at 90 days. A series once used keeps being written
-until the log is replaced. Keys are 64-bit hashes: two keys of one bucket collide with a chance of one in 10^12 at
-ten million keys, and would then share a count.
+flight when another begins are not counted by it, and payments with equal `at` do not see each other: a gateway
+that rounds to the second hides what happens within one. Windows end at 90 days. A series once used keeps being
+written until the log is replaced. A card's counts begin anew when its fingerprint changes with the card key. Four
+counters take 30 to 60 % of the log's greatest write throughput, for each row touches a page of its own; sorted
+runs that are merged later would cost less, and more machinery. Keys are 64-bit hashes: two keys of one bucket
+collide with a chance of one in 10^12 at ten million keys, and would then share a count.
 """
 
 from __future__ import annotations

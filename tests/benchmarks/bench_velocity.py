@@ -1,12 +1,15 @@
 """What velocity counters cost: reading them beside millions of logged screenings, and writing their rows.
 
-    make bench-velocity        # 10,000,000 screenings, some minutes and about 6 GB below --directory
+    make bench-velocity        # 10,000,000 screenings, some minutes and about 11 GB below --directory
     python -m tests.benchmarks.bench_velocity --rows 200000
 
 The log is filled by SQL over 30 days, with one hot card, address, e-mail and customer that have 10,000 screenings
 within the last hour and the last day, and the rest spread over many. Counters are then read through the log as the
-screener reads them, one at a time: half of the questions are about hot keys, half about ordinary ones. Writing
-appends batches as the service does, in turns with and without four counters, to the same log.
+screener reads them, one at a time: half of the questions are about hot keys, half about ordinary ones of the last
+hour, after a round that brings the present's pages into memory, as writing them does in service. Writing appends
+batches as the service does, in turns with and without four counters, to the same log.
+
+`--keep FILE` fills that file, or uses it as it is when it is there already.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ SPREAD_US: Final = 30 * 24 * HOUR_US
 HOT: Final = 10_000
 TND: Final = int.from_bytes(b"TND", "big")
 READS: Final = 4_000
+RUN: Final = time.time_ns()
 APPENDS: Final = 20_000
 TURNS: Final = 5
 
@@ -178,7 +182,7 @@ def measure_reads(log: DecisionLog, rows: int, planned: PlannedCounter, reads: i
     taken = []
     for number in range(reads):
         facts = facts_of(-1 if number % 2 else number + 1, keys)
-        at = NOW_US if number % 2 else NOW_US - random.Random(number).randrange(SPREAD_US // 2)
+        at = NOW_US if number % 2 else NOW_US - random.Random(number).randrange(HOUR_US)
         started = time.perf_counter_ns()
         log.read_counters(reader, MERCHANT, facts, at, amount)
         taken.append((time.perf_counter_ns() - started) / 1000)
@@ -206,7 +210,7 @@ def records(log: DecisionLog, count: int, turn: int, keys: int, registry: Regist
             ScreeningRecord(
                 id=log.next_id(),
                 merchant=merchant,
-                transaction_id=f"W-{turn}-{number}-{registry is None}",
+                transaction_id=f"W-{RUN}-{turn}-{number}-{registry is None}",
                 request_digest=(turn * count + number).to_bytes(8, "big"),
                 at_us=at,
                 answered_us=at,
@@ -250,17 +254,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--appends", type=int, default=APPENDS)
-    parser.add_argument(
-        "--directory", type=Path, default=None, help="where the log is made (default: a new one in /tmp)"
-    )
+    parser.add_argument("--directory", type=Path, default=None, help="where the log is made (default: /tmp)")
+    parser.add_argument("--keep", type=Path, default=None, help="a log to fill and keep, or to use again")
     given = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="bench-velocity-", dir=given.directory))
     try:
-        path = directory / "decisions.db"
-        fill(path, given.rows)
+        path: Path = given.keep or directory / "decisions.db"
+        if not path.exists():
+            fill(path, given.rows)
         with DecisionLog.open(path) as log:
             all_taken: list[float] = []
             for planned in PLANNED:
+                measure_reads(log, given.rows, planned)
                 taken = measure_reads(log, given.rows, planned)
                 _say(planned.counter.name, taken)
                 all_taken += taken
