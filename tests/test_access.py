@@ -419,7 +419,7 @@ def test_every_change_of_lists_says_who_made_it(live: Service) -> None:
         third, second, first = log.rows(action="lists", merchant="carthage-market")
         assert log.verify()[1] is None
     key_id = headers["authorization"].split("_")[2]
-    assert (first.action, first.who) == ("lists.add", f"amel (key {key_id})")
+    assert (first.action, first.who) == ("lists.add", f"amel (key {key_id}) from 127.0.0.1")
     assert (first.what["list"], first.what["value"], first.what["ticket"]) == (
         "blocked_ip_countries",
         "KP",
@@ -427,6 +427,29 @@ def test_every_change_of_lists_says_who_made_it(live: Service) -> None:
     )
     assert (second.action, second.who, second.what["reason"]) == ("lists.remove", operator(), "mistake")
     assert (third.action, third.what["entries"]) == ("lists.import", 2)
+
+
+@pytest.mark.parametrize(("trusted", "told"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9")])
+def test_a_proxys_word_counts_only_when_it_is_trusted(tmp_path: Path, trusted: str, told: str) -> None:
+    with running_service(tmp_path / "own", {"FRAUDENGINE_TRUSTED_PROXIES": trusted}) as service:
+        added = service.client.post(
+            "/v1/merchants/carthage-market/lists/blocked_ip_countries/entries",
+            json={"value": "KP"},
+            headers={"x-forwarded-for": "203.0.113.9"},
+        )
+        assert added.status_code == 201
+        with AuditLog(service.state) as log:
+            assert log.rows(action="lists")[0].who.endswith(f" from {told}")
+
+
+def test_without_a_key_readiness_keeps_its_problems_to_itself(tmp_path: Path) -> None:
+    with running_service(tmp_path / "own") as service:
+        path = service.rules / "merchants/sahara-travel.yaml"
+        path.write_text("merchant: [")
+        wait_until(lambda: service.problems() != [], "the bad file is reported")
+        assert "sahara-travel" in service.problems()[0]
+        said = httpx.get(f"{service.url}/readyz").json()["problems"]
+        assert said == ["there is something to mend (1): ask with a key to read it"]
 
 
 def test_changes_of_the_card_key_are_told_of(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class ScreeningApp(FastAPI):
             await self.screenings(scope, receive, send)
         else:
             grant: Grant | None = scope["grant"]
-            acting.set(grant.who if grant is not None else "nobody")  # the task is this call's own
+            acting.set(_caller(grant, scope))  # the task is this call's own
             await super().__call__(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Problem | None:
@@ -108,6 +108,13 @@ class ScreeningApp(FastAPI):
             schema.pop("$defs", None)
             described["components"]["schemas"][model.__name__] = schema
         return described
+
+
+def _caller(grant: Grant | None, scope: Scope) -> str:
+    """Who calls and from where, as the audit log tells it; behind a trusted proxy the address is its client's."""
+    client = scope.get("client")
+    address = f" from {client[0]}" if client else ""
+    return (grant.who if grant is not None else "nobody") + address
 
 
 def create_app(
@@ -279,7 +286,7 @@ def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
         ready = screener.ready()
         problems = [hide_pans(text) for text in screener.problems()]
         if problems and request.scope["grant"] is None:
-            problems = [f"{len(problems)} problems; a key shows them"]
+            problems = [f"there is something to mend ({len(problems)}): ask with a key to read it"]
         answer = Readiness(ready=ready, problems=problems)
         return JSONResponse(answer.model_dump(), 200 if ready else 503, {"cache-control": "no-store"})
 

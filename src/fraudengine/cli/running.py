@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -157,10 +158,15 @@ def _in_words(given: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _key_header(config: Config) -> dict[str, str]:
-    """The key that commands call the service with; without one the service says less."""
+def _key_header(config: Config, address: str) -> dict[str, str]:
+    """The key that commands call the service with; without one the service says less.
+
+    The development key is shown to this machine only.
+    """
     if config.api_key is not None:
         return {"authorization": f"Bearer {config.api_key.get_secret_value()}"}
+    if urllib.parse.urlsplit(address).hostname not in ("127.0.0.1", "::1", "localhost"):
+        return {}
     try:
         key = (config.state / "development.key").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -178,7 +184,7 @@ def status(url: str | None, state: Path | None, output: str | None) -> None:
     host = f"[{config.host}]" if ":" in config.host else config.host
     scheme = "https" if config.ssl_certfile is not None else "http"
     address = (url or f"{scheme}://{host}:{config.port}").rstrip("/")
-    asked = urllib.request.Request(f"{address}/readyz", headers=_key_header(config))
+    asked = urllib.request.Request(f"{address}/readyz", headers=_key_header(config, address))
     try:
         with urllib.request.urlopen(asked, timeout=5) as response:
             found = json.load(response)
