@@ -6,6 +6,7 @@ wrong, 2 called wrongly, 3 the machine's fault (disk, permission, port).
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
@@ -78,7 +79,9 @@ def main() -> None:
     try:
         program.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(file=said)
+        click.echo(cards.hide_pans(said.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
