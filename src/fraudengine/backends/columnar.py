@@ -253,6 +253,11 @@ def bit_words(flags: Iterable[Expr]) -> list[Expr]:
         parts = [
             ibis.ifelse(flag, ibis.literal(1 << place, "int64"), ibis.literal(0, "int64"))
             for place, flag in enumerate(held[start : start + WORD_BITS])
+            if not _is_false(flag)
         ]
-        words.append(reduce(lambda one, two: one + two, parts))
+        words.append(reduce(lambda one, two: one + two, parts, ibis.literal(0, "int64")))
     return words
+
+
+def _is_false(flag: Expr) -> bool:
+    return bool(flag.equals(ibis.literal(False)))

@@ -7,7 +7,7 @@ place in `SETTLED`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -155,32 +155,44 @@ class DecisionRules:
         return -(-len(self.rules) // WORD_BITS)
 
 
-def match_columns(decided_by: DecisionRules, columns: Columns, side: str) -> dict[str, Expr]:
-    """For rule k the columns `<side>_match_k` and `<side>_unknown_k` (the latter only where it can be true)."""
-    found = {}
-    for place, rule in enumerate(decided_by.rules):
-        lowered = lower_rule(rule, columns)
-        found[f"{side}_match_{place}"] = lowered.matched
-        found[f"{side}_unknown_{place}"] = lowered.unknown
-    return found
+def match_words(
+    decided_by: DecisionRules,
+    columns: Columns,
+    side: str,
+    wanted: Sequence[int],
+    guards: Mapping[str, Expr] | None = None,
+) -> dict[str, Expr]:
+    """Of the wanted rules, by place: bits in `<side>_m0`, `<side>_u0` …: it matches, its condition is unknown.
+
+    `guards` says of rules that slept at times in which rows they were awake.
+    """
+    nothing = ibis.literal(False)
+    lowered = {place: lower_rule(decided_by.rules[place], columns) for place in wanted}
+    places = range(len(decided_by.rules))
+    matched = [lowered[place].matched if place in lowered else nothing for place in places]
+    for place in wanted:
+        guard = (guards or {}).get(decided_by.rules[place].id)
+        if guard is not None:
+            matched[place] = matched[place] & guard
+    unknown = [lowered[place].unknown if place in lowered else nothing for place in places]
+    words = {f"{side}_m{number}": word for number, word in enumerate(bit_words(matched))}
+    return words | {f"{side}_u{number}": word for number, word in enumerate(bit_words(unknown))}
 
 
 def add_decisions(decided_by: DecisionRules, table: Expr, side: str) -> Expr:
-    """A table with `match_columns`, `three_ds` and `channel`, with decisions in the place of matches.
+    """A table with `match_words`, `three_ds` and `channel`, and the decision of each row.
 
-    `<side>` is the outcome's number, `<side>_d` the determining variant's, `<side>_how` the place in `SETTLED`;
-    `<side>_m0`, `<side>_u0` … hold a bit for each rule: it matched, its condition was unknown.
+    `<side>` is the outcome's number, `<side>_d` the determining variant's, `<side>_how` the place in `SETTLED`.
     """
+
+    def bit(letter: str, place: int) -> Expr:
+        word = table[f"{side}_{letter}{place // WORD_BITS}"]
+        return (word & ibis.literal(1 << place % WORD_BITS, "int64")) != 0
+
     places = range(len(decided_by.rules))
-    matched = [f"{side}_match_{place}" for place in places]
-    unknown = [f"{side}_unknown_{place}" for place in places]
     variants = decided_by.variants
-    words = {f"{side}_m{number}": word for number, word in enumerate(bit_words(table[name] for name in matched))}
-    words |= {f"{side}_u{number}": word for number, word in enumerate(bit_words(table[name] for name in unknown))}
-    determining = determining_variant(
-        variants, [table[name] for name in matched], [table[name] for name in unknown]
-    )
-    table = table.mutate(**{f"{side}_d": determining}, **words).drop(*matched, *unknown)
+    determining = determining_variant(variants, [bit("m", p) for p in places], [bit("u", p) for p in places])
+    table = table.mutate(**{f"{side}_d": determining})
     before = outcome_before_three_ds(variants, table[f"{side}_d"], decided_by.otherwise)
     table = table.mutate(**{f"{side}_before": before})
     after, how = settle(table[f"{side}_before"], table["three_ds"], table["channel"], decided_by.challenge)
@@ -188,6 +200,6 @@ def add_decisions(decided_by: DecisionRules, table: Expr, side: str) -> Expr:
 
 
 def decision_names(decided_by: DecisionRules, side: str) -> list[str]:
-    """The columns that `add_decisions` adds."""
+    """The columns that `match_words` and `add_decisions` add."""
     words = [f"{side}_{letter}{number}" for letter in "mu" for number in range(decided_by.words)]
     return [side, f"{side}_d", f"{side}_how", *words]

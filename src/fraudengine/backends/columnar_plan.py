@@ -22,8 +22,9 @@ from ..facts import FactName, FactType
 from ..rules.ast import InList, ListName, Literal, MoneyFigures, Rule, facts_read
 from ..rules.counters import Among, Counter, Measure
 from ..velocity import PlannedCounter
-from .columnar import CURRENCY_SUFFIX, Columns, Expr, lower_rule, table_named
-from .columnar_decision import OUTCOMES, DecisionRules, add_decisions, decision_names
+from .columnar import CURRENCY_SUFFIX, Columns, Expr, table_named
+from .columnar_counts import NEEDED, Calls, add_counts, can_count
+from .columnar_decision import OUTCOMES, DecisionRules, add_decisions, decision_names, match_words
 from .columnar_enrich import FactsWanted, LookupTables, add_facts, zone_offsets
 from .columnar_lists import (
     INLINE_VALUES,
@@ -60,17 +61,13 @@ class SidePlan:
 
 @dataclass(slots=True)
 class ShapePlan:
-    """What an engine runs for one shape: tables to make known, the query to store, and the query of decisions."""
+    """What an engine runs for one shape: tables to make known, queries to store in order, and the decisions."""
 
     number: int
     tables: dict[str, pa.Table]
-    staged: Expr | None  # to be stored under `staged_name`
+    stored: dict[str, Expr]
     decided: Expr
     counters: tuple[str, ...]
-
-    @property
-    def staged_name(self) -> str:
-        return f"staged_{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +103,7 @@ class _Shape:
     ) -> None:
         self.planner, self.number, self.members, self.sides = planner, number, members, sides
         self.tables: dict[str, pa.Table] = {}
+        self.stored: dict[str, Expr] = {}
         self.counters = name_counters(number, [side.counters for side in sides])
 
     def counter_columns(self, side: SidePlan) -> dict[FactName, str]:
@@ -116,23 +114,28 @@ class _Shape:
     def plan(self) -> ShapePlan:
         facts = self._facts()
         if not self.counters:
-            matched = facts.mutate(**self._matches(facts, lambda rule, side: True))
-            return ShapePlan(self.number, self.tables, None, self._decided(matched), ())
+            words = self._words(facts, lambda rule, side: True)
+            return ShapePlan(self.number, self.tables, {}, self._decided(facts.mutate(**words)), ())
         counter_facts = {side.name: frozenset(self.counter_columns(side)) for side in self.sides}
-        early = self._matches(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name])
+        early = self._words(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name])
         carried = self._carried(counter_facts)
-        named = [name for name in facts.columns if name in carried and name not in early]
-        staged = facts.select(*named, **early)
-        plan = ShapePlan(self.number, self.tables, staged, staged, tuple(self.counters.values()))
-        stored = table_named(plan.staged_name, staged.schema().to_pyarrow())
-        counted = self._add_counters(stored)
-        late = self._matches(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
-        plan.decided = self._decided(counted.mutate(**late))
-        return plan
+        named = [name for name in facts.columns if name in carried]
+        staged = facts.select(*named, **{f"early_{name}": word for name, word in early.items()})
+        counted = self._add_counters(self._store(f"staged_{self.number}", staged))
+        late = self._words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
+        words = {name: counted[f"early_{name}"] + word for name, word in late.items()}
+        decided = self._decided(counted.mutate(**words))
+        return ShapePlan(self.number, self.tables, self.stored, decided, tuple(self.counters.values()))
+
+    def _store(self, name: str, query: Expr | None) -> Expr:
+        """Has the query stored; without one, the table that was stored under that name."""
+        if query is not None:
+            self.stored[name] = query
+        return table_named(name, self.stored[name].schema().to_pyarrow())
 
     def _carried(self, counter_facts: Mapping[str, frozenset[FactName]]) -> set[str]:
         """Columns that the second step still needs."""
-        needed = {*KEPT, "merchant_no", "three_ds", "channel"}
+        needed = {*KEPT, *NEEDED, "merchant_no", "three_ds", "channel"}
         needed |= {fact for counter in self.counters for fact in (*counter.per, counter.distinct or "")}
         if any("ip_network" in counter.per for counter in self.counters):
             needed.add("ip_network")
@@ -160,7 +163,7 @@ class _Shape:
         if "ip_network" in names:
             names = (names - {"ip_network"}) | {"ip_address"}
         main = self.sides[-1]
-        kept = [*KEPT, "merchant_no", *self._parameter_names]
+        kept = [*KEPT, *(NEEDED if self.counters else ()), "merchant_no", *self._parameter_names]
         offsets = partial(zone_offsets, first_us=self.planner.span.first_us, last_us=self.planner.span.last_us)
         wanted = FactsWanted(names, main.timezone, main.metadata)
         lookups = self.planner.lookups
@@ -246,18 +249,14 @@ class _Shape:
         same = all(keys.spans == held[0].spans for keys in held[1:])
         return same and len(held[0].spans) <= INLINE_VALUES
 
-    def _matches(self, table: Expr, is_wanted: Callable[[Rule, SidePlan], bool]) -> dict[str, Expr]:
-        found = {}
+    def _words(self, table: Expr, is_wanted: Callable[[Rule, SidePlan], bool]) -> dict[str, Expr]:
+        """The match words of both sides with the bits of the wanted rules."""
+        found: dict[str, Expr] = {}
         for side in self.sides:
             columns = self._columns(table, side)
-            for place, rule in enumerate(side.rules.rules):
-                if is_wanted(rule, side):
-                    lowered = lower_rule(rule, columns)
-                    matched = lowered.matched
-                    if rule.id in side.guards:
-                        matched = matched & self._awake(table, side.guards[rule.id])
-                    found[f"{side.name}_match_{place}"] = matched
-                    found[f"{side.name}_unknown_{place}"] = lowered.unknown
+            wanted = [place for place, rule in enumerate(side.rules.rules) if is_wanted(rule, side)]
+            guards = {rule: self._awake(table, spans) for rule, spans in side.guards.items()}
+            found |= match_words(side.rules, columns, side.name, wanted, guards)
         return found
 
     def _awake(self, table: Expr, spans: Spans) -> Expr:
@@ -287,8 +286,12 @@ class _Shape:
             if _has_all(stored, counter) and self._has_answers(counter)
         ]
         sequenced = stored.mutate(sequence=stored["seq"] * 2, outcome=stored["recorded_outcome"])
-        counted = add_counters(sequenced, planned, self.planner.reports)
-        return self._in_time(counted)
+        fast = {one.counter: one.counter.name for one in planned if can_count(one.counter)}
+        if fast and set(NEEDED) <= set(stored.columns):
+            planned = [one for one in planned if one.counter not in fast]
+            calls = Calls(sequenced, self.planner.reports, self._store, f"counts_{self.number}")
+            sequenced = add_counts(calls, fast)
+        return self._in_time(add_counters(sequenced, planned, self.planner.reports))
 
     def _has_answers(self, counter: Counter) -> bool:
         """Whether the history says what was answered, where the counter asks."""

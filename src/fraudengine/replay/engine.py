@@ -391,11 +391,11 @@ class _Run:
         whole, done = max(sum(sizes), 1), 0
         for plan, size in zip(plans, sizes, strict=True):
             engine.add_tables(plan.tables)
-            if plan.staged is not None:
-                engine.store(plan.staged_name, plan.staged)
+            for name, query in plan.stored.items():
+                engine.store(name, query)
             engine.decide(plan.decided, (done / whole, (done + size) / whole))
-            if plan.staged is not None:
-                engine.drop(plan.staged_name)
+            for name in plan.stored:
+                engine.drop(name)
             done += size
 
 

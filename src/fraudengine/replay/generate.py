@@ -55,12 +55,13 @@ def generate(
     )
     weights = np.array([WEEKDAYS[(first_day + day + 3) % 7] for day in range(days)])
     counts = rng.multinomial(transactions, weights / weights.sum())
-    done = 0
+    done, latest = 0, 0
     with replaced_file(out) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
         for day, count in enumerate(counts):
             if not count:
                 continue
-            table = _make_day(rng, (first_day + day) * DAY_US, int(count), buyers, done, schema)
+            day_table = _make_day(rng, (first_day + day) * DAY_US, int(count), buyers, done, schema)
+            table, latest = _mark_late(day_table, latest)
             writer.write_table(table, row_group_size=122_880)
             done += int(count)
             progress(done)
@@ -98,6 +99,15 @@ def _make_day(rng: Rng, midnight_us: int, count: int, buyers: Buyers, seq: int, 
     columns |= _labels(rng, at_us, is_second, rows.kind[source], columns["three_ds_status"], seq)
     whole = [columns.get(name, pa.nulls(count, schema.field(name).type)) for name in schema.names]
     return pa.table(whole, schema=schema)
+
+
+def _mark_late(table: pa.Table, latest: int) -> tuple[pa.Table, int]:
+    """With the column `late`; the second is the greatest `at_us` so far."""
+    at_us = table["at_us"].to_numpy()
+    before = np.maximum.accumulate(np.concatenate([[latest], at_us]))
+    place = table.schema.get_field_index("late")
+    late = pa.array(before[:-1] > at_us)
+    return table.set_column(place, table.schema.field(place), late), int(before[-1])
 
 
 def _draw_rows(rng: Rng, midnight_us: int, count: int, buyers: Buyers) -> _Rows:

@@ -7,6 +7,7 @@ BIN and last four.
 - `ip_key` is the address as text whose order is the order of addresses: `4` and 8 hexadecimal digits, or `6` and
   32. Ranges, networks and prefixes become comparisons of text that every engine does alike.
 - `card_expires_us` is the first instant after the card's last month of validity.
+- `seq` is the order of arrival; a row is `late` when one before it has a greater `at_us`.
 - `step` counts the screenings of one transaction id from 0; `first_*` say what its first screening was about,
   which a 3-D Secure result must belong to (DESIGN.md 4.5).
 - `labelled_us` is when the label was known; `labelled_seq` the `seq` of the last screening recorded before that,
@@ -32,6 +33,7 @@ COLUMNS: Final[dict[str, pa.DataType]] = {
     "merchant": pa.string(),
     "transaction_id": pa.string(),
     "step": pa.int32(),
+    "late": pa.bool_(),
     "at_us": pa.int64(),
     "minor": pa.int64(),
     "currency": pa.string(),

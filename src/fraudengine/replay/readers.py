@@ -262,6 +262,8 @@ class _Reader:
                 QUALIFY row_number() OVER (PARTITION BY merchant, transaction_id, digest ORDER BY seq) = 1
             ), numbered AS (
                 SELECT *, (row_number() OVER steps - 1)::INTEGER AS step,
+                    coalesce(max(at_us) OVER (ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                        > at_us, false) AS late,
                     first_value(card_identity) OVER steps AS first_identity_,
                     first_value(currency) OVER steps AS first_currency_,
                     first_value(minor) OVER steps AS first_minor_
@@ -274,7 +276,7 @@ class _Reader:
                     ON n.labelled_ >= b.at_us
                 WHERE n.label_ IN ('declined', 'technical_failure')
             )
-            SELECT a.seq, {selected}, a.step, r.labelled_seq,
+            SELECT a.seq, {selected}, a.step, a.late, r.labelled_seq,
                 CASE WHEN a.step > 0 THEN a.first_identity_ END AS first_card_identity,
                 CASE WHEN a.step > 0 THEN a.first_currency_ END AS first_currency,
                 CASE WHEN a.step > 0 THEN a.first_minor_ END AS first_minor
