@@ -89,7 +89,7 @@ def add_facts(
         columns["email_domain"] = table["email"].substr(table["email"].find("@") + 1)
     if "hour" in names or "weekday" in names:
         columns |= _local_time(table["at_us"], offsets)
-    others = {}
+    others: dict[str, Expr] = {}
     for suffix, zone in (other_zones or {}).items():
         others |= {name + suffix: value for name, value in _local_time(table["at_us"], zone).items()}
     columns |= _metadata(table, held, wanted)
