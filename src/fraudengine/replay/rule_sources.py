@@ -54,12 +54,13 @@ def _check_out(revision: str, directory: Path, scratch: Path) -> Path:
         where = where.parent
     try:
         prefix = _git(where, "rev-parse", "--show-prefix").decode().strip().rstrip("/")
+        top = Path(_git(where, "rev-parse", "--show-toplevel").decode().strip())
     except NoSuchRules:
         raise NoSuchRules(f"there is no rule directory `{revision}`, and {where} is in no git repository") from None
     missing = directory.resolve().relative_to(where).as_posix() if where != directory.resolve() else ""
     inside = "/".join(part for part in (prefix, missing) if part and part != ".")
     try:
-        packed = _git(where, "archive", "--format=tar", f"{revision}:{inside}")
+        packed = _git(top, "archive", "--format=tar", f"{revision}:{inside}")
     except NoSuchRules as error:
         raise NoSuchRules(
             f"`{revision}` is neither a rule directory nor a git revision that holds {directory}: {error}"

@@ -1,0 +1,201 @@
+"""Replay decides as the payment path does, on the sample merchants and on Spark; its tables add up."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fraudengine.replay.engine import NothingToReplay, replay
+from fraudengine.replay.result import ReplayResult
+from fraudengine.replay.rule_sources import NoSuchRules
+from tests.replaying import RULES, configuration, data_files, disagreements, make_history, rule_sets
+
+STRICTER = "challenge_above: {TND: 300}"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("replay")
+
+
+@pytest.fixture(scope="module")
+def history(directory: Path) -> Path:
+    return make_history(directory / "history.parquet", 4_000)
+
+
+@pytest.fixture(scope="module")
+def other_rules(directory: Path) -> Path:
+    """The sample rules with one figure and one list changed."""
+    found = directory / "other-rules"
+    shutil.copytree(RULES, found)
+    file = found / "merchants" / "carthage-market.yaml"
+    text = file.read_text()
+    assert STRICTER in text
+    file.write_text(text.replace(STRICTER, "challenge_above: {TND: 100}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def compared(directory: Path, history: Path, other_rules: Path) -> Iterator[ReplayResult]:
+    config = configuration(directory / "state")
+    with replay(history, other_rules, RULES, config=config, data=data_files(), flip_limit=40) as result:
+        yield result
+
+
+def test_columns_reference_and_online_agree_on_the_sample_merchants(directory: Path, history: Path) -> None:
+    config = configuration(directory / "state")
+    with replay(history, RULES, config=config, data=data_files(), flip_limit=20) as result:
+        assert disagreements(result, rule_sets()) == []
+        assert result.summary.transactions == 4_000
+        assert result.summary.disagreements == 0
+
+
+@pytest.mark.long
+def test_they_agree_on_a_hundred_thousand_transactions(tmp_path: Path) -> None:
+    made = make_history(tmp_path / "h.parquet", 100_000, seed=7)
+    with replay(made, RULES, config=configuration(tmp_path / "state"), data=data_files()) as result:
+        assert disagreements(result, rule_sets()) == []
+
+
+def test_tables_add_up(compared: ReplayResult) -> None:
+    total = compared.summary.transactions
+    for table in (compared.matrix, compared.by_merchant, compared.by_label, compared.by_day, compared.outcomes()):
+        assert sum(row["transactions"] for row in table.rows()) == total, table.name
+    flipped = [row for row in compared.matrix.rows() if row["champion"] != row["candidate"]]
+    assert sum(row["transactions"] for row in flipped) == compared.summary.flips > 0
+
+
+def test_only_what_was_changed_flips(compared: ReplayResult) -> None:
+    assert {row["merchant"] for row in compared.flips.rows()} == {"carthage-market"}
+    for row in compared.flips.rows():
+        assert 100_000 < row["minor"] <= 300_000
+        assert row["new"][0].startswith("challenge-above: amount")
+        assert not row["gone"]
+    assert compared.summary.disagreements == 0
+
+
+def test_rule_table_counts_what_decisions_say(compared: ReplayResult) -> None:
+    for side in ("champion", "candidate"):
+        found = {row["rule"]: row for row in compared.rules.rows() if row["side"] == side}
+        rule = found["challenge-above"]
+        by_bits = compared.query(
+            f"SELECT count(*) AS n, count(*) FILTER ({side}_rule = 'challenge-above') AS decided FROM decisions d"
+            f" JOIN rule_bits b ON b.shape = d.shape AND b.side = '{side}' AND b.rule = 'challenge-above'"
+            f" WHERE ({side}_m0 >> b.bit) & 1 = 1"
+        ).rows()[0]
+        assert (rule["matches"], rule["decided"]) == (by_bits["n"], by_bits["decided"])
+        assert rule["unique_matches"] <= rule["matches"]
+        assert sum(dict(rule["minor_by_currency"]).values()) > 0
+
+
+def test_tables_show_themselves(compared: ReplayResult) -> None:
+    assert "<table>" in compared._repr_html_()
+    assert len(compared.rules.to_pandas()) == len(compared.rules.to_polars()) == len(compared.rules)
+
+
+def test_time_and_merchants_are_selected(directory: Path, history: Path) -> None:
+    config = configuration(directory / "state")
+    since = 1_795_000_000_000_000
+    with replay(
+        history, RULES, merchants=["medina-topup"], since_us=since, config=config, data=data_files(), flip_limit=0
+    ) as result:
+        rows = result.query(
+            "SELECT min(at_us) AS first, count(DISTINCT merchant) AS merchants FROM decisions"
+        ).rows()
+        assert rows[0]["first"] >= since
+        assert rows[0]["merchants"] == 1
+
+
+def test_counters_see_what_came_before_the_time_asked_for(directory: Path, history: Path) -> None:
+    config = configuration(directory / "state")
+    with replay(history, RULES, config=config, data=data_files(), flip_limit=0) as whole:
+        since = whole.query("SELECT (min(at_us) + max(at_us)) // 2 AS middle FROM decisions").rows()[0]["middle"]
+        question = f"SELECT seq, candidate, candidate_m0 FROM decisions WHERE at_us >= {since} ORDER BY seq"
+        expected = whole.query(question).rows()
+    with replay(history, RULES, since_us=since, config=config, data=data_files(), flip_limit=0) as half:
+        assert half.query(question).rows() == expected
+
+
+def test_a_git_revision_is_replayed_and_an_unknown_one_refused(directory: Path, history: Path) -> None:
+    config = configuration(directory / "state")
+    with replay(history, "HEAD", RULES, config=config, data=data_files(), flip_limit=0) as result:
+        assert result.summary.candidate == "HEAD"
+    with pytest.raises(NoSuchRules, match="no-such-revision"):
+        replay(history, "no-such-revision", config=config, data=data_files())
+
+
+def test_a_history_of_strangers_is_refused(directory: Path, history: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    (rules / "merchants").mkdir(parents=True)
+    (rules / "merchants" / "nobody.yaml").write_text("merchant: nobody\ndescription: Nobody.\n")
+    with pytest.raises(NothingToReplay, match="carthage-market"):
+        replay(history, rules, config=configuration(directory / "state"), data=data_files())
+
+
+def test_hundreds_of_merchants_share_queries(directory: Path, tmp_path: Path) -> None:
+    """Merchants whose rules differ in figures and entries only are one shape."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rules = tmp_path / "rules"
+    shutil.copytree(RULES, rules)
+    for file in (rules / "merchants").iterdir():
+        file.unlink()
+    for number in range(300):
+        (rules / "merchants" / f"shop-{number}.yaml").write_text(
+            f"merchant: shop-{number}\ndescription: A shop.\nextends: platform\n"
+            f"settings:\n  challenge_above: {{TND: {50 + number}}}\n"
+            f"lists:\n  blocked_emails: [a{number}@b.tn]\n  blocked_ip_countries: [{('NG', 'RU')[number % 2]}]\n"
+        )
+    made = pq.read_table(make_history(tmp_path / "one.parquet", 2_000, seed=3))
+    names = pa.array([f"shop-{number % 300}" for number in range(2_000)])
+    table = made.set_column(made.schema.get_field_index("merchant"), "merchant", names)
+    pq.write_table(table.replace_schema_metadata(made.schema.metadata), tmp_path / "many.parquet")
+    config = configuration(directory / "state")
+    with replay(tmp_path / "many.parquet", rules, config=config, data=data_files(), flip_limit=10) as result:
+        assert result.summary.merchants == 300
+        assert result.query("SELECT count(DISTINCT shape) AS shapes FROM decisions").rows()[0]["shapes"] == 1
+        assert disagreements(result, rule_sets(rules)) == []
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    make_history(tmp_path / "h.parquet", 60_000)
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    configuration(tmp_path / "state")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fraudengine", "replay", "h.parquet", "--rules", str(RULES), "--state", "state"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not list(scratch.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert list(scratch.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["h.parquet", "state", "tmp"]
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java 17, which is not installed here")
+@pytest.mark.long
+def test_spark_decides_as_duckdb_does(directory: Path, history: Path) -> None:
+    config = configuration(directory / "state")
+    question = "SELECT seq, candidate, candidate_rule, candidate_code, candidate_m0 FROM decisions ORDER BY seq"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with replay(history, RULES, config=config, data=data_files(), engine="local-spark", threads=2) as spark:
+            by_spark = spark.query(question).rows()
+    with replay(history, RULES, config=config, data=data_files()) as embedded:
+        assert embedded.query(question).rows() == by_spark
