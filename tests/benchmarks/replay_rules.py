@@ -34,14 +34,25 @@ rules:
   - {id: r08, when: {card_expired: true}, then: refuse, reason: R08}
   - {id: r09, when: {card_type: prepaid, amount: {over: {TND: 40, EUR: 20, USD: 20}}}, then: challenge, reason: R09}
   - {id: r10, when: {ip_country: {not: $card_country}}, then: challenge, reason: R10}
-  - {id: r11, when: {amount: {over: {TND: 300, EUR: 90, USD: 100}}}, if_unknown: challenge, then: challenge, reason: R11}
+  - id: r11
+    when: {amount: {over: {TND: 300, EUR: 90, USD: 100}}}
+    if_unknown: challenge
+    then: challenge
+    reason: R11
   - {id: r12, when: {amount: {over: {TND: 5000, EUR: 1500, USD: 1700}}}, then: refuse, reason: R12}
   - {id: r13, when: {hour: {between: [1, 4]}, amount: {over: {TND: 100, EUR: 30}}}, then: challenge, reason: R13}
   - {id: r14, when: {weekday: [saturday, sunday], channel: moto}, then: refuse, reason: R14}
   - {id: r15, when: {channel: recurring, amount: {over: 100 TND}}, then: refuse, reason: R15}
   - {id: r16, when: {all: [{card_country: unknown}, {ip_country: unknown}]}, then: challenge, reason: R16}
-  - {id: r17, when: {metadata.campaign: {starts_with: round-up-}, amount: {over: 50 TND}}, then: challenge, reason: R17}
-  - {id: r18, when: {billing_country: {not: $card_country}}, unless: {customer: unknown}, then: challenge, reason: R18}
+  - id: r17
+    when: {metadata.campaign: {starts_with: round-up-}, amount: {over: 50 TND}}
+    then: challenge
+    reason: R17
+  - id: r18
+    when: {billing_country: {not: $card_country}}
+    unless: {customer: unknown}
+    then: challenge
+    reason: R18
   - {id: r19, when: {attempts_per_card_1h: {at_least: 3}}, then: refuse, reason: R19}
   - {id: r20, when: {spent_per_card_24h: {over: {TND: 2000, EUR: 600, USD: 700}}}, then: challenge, reason: R20}
 """

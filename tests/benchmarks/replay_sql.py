@@ -26,7 +26,8 @@ WITH facts AS (
     SELECT h.seq, h.merchant, h.at_us, h.minor, h.currency, h.label, h.recorded_outcome, h.channel, h.card,
         h.card_bin, h.ip_key, h.email, h.customer, h.billing_country, h.step, h.card_expires_us,
         h."metadata.campaign:text" AS campaign, ip.ip_country, bin.country AS card_country, bin.type AS card_type,
-        ((h.at_us + 3600000000) // 3600000000) % 24 AS hour, ((h.at_us + 3600000000) // 86400000000 + 3) % 7 AS weekday,
+        ((h.at_us + 3600000000) // 3600000000) % 24 AS hour,
+        ((h.at_us + 3600000000) // 86400000000 + 3) % 7 AS weekday,
         CASE WHEN three_ds_status IS NULL THEN 'none'
             WHEN three_ds_status = 'N' THEN 'failed' WHEN three_ds_status = 'R' THEN 'rejected'
             WHEN step > 0 AND minor > first_minor THEN 'none'
@@ -76,7 +77,8 @@ WITH facts AS (
         {bits} AS bits,
         CASE WHEN r01 THEN 'refuse' WHEN r07 THEN 'accept'
             WHEN r02 OR r03 OR r05 OR r06 OR r08 OR r12 OR r14 OR r15 OR r19 THEN 'refuse'
-            WHEN r04 OR r09 OR r10 OR r11 OR r13 OR r16 OR r17 OR r18 OR r20 THEN 'challenge' ELSE 'accept' END AS before,
+            WHEN r04 OR r09 OR r10 OR r11 OR r13 OR r16 OR r17 OR r18 OR r20 THEN 'challenge'
+            ELSE 'accept' END AS before,
         CASE WHEN r01 THEN 1 WHEN r07 THEN 7 WHEN r02 THEN 2 WHEN r03 THEN 3 WHEN r05 THEN 5 WHEN r06 THEN 6
             WHEN r08 THEN 8 WHEN r12 THEN 12 WHEN r14 THEN 14 WHEN r15 THEN 15 WHEN r19 THEN 19 WHEN r04 THEN 4
             WHEN r09 THEN 9 WHEN r10 THEN 10 WHEN r11 THEN 11 WHEN r13 THEN 13 WHEN r16 THEN 16 WHEN r17 THEN 17

@@ -155,6 +155,16 @@ class DecisionRules:
         return -(-len(self.rules) // WORD_BITS)
 
 
+def match_columns(decided_by: DecisionRules, columns: Columns, side: str) -> dict[str, Expr]:
+    """For rule k the columns `<side>_match_k` and `<side>_unknown_k`: it matches, its condition is unknown."""
+    found = {}
+    for place, rule in enumerate(decided_by.rules):
+        lowered = lower_rule(rule, columns)
+        found[f"{side}_match_{place}"] = lowered.matched
+        found[f"{side}_unknown_{place}"] = lowered.unknown
+    return found
+
+
 def match_words(
     decided_by: DecisionRules,
     columns: Columns,

@@ -81,6 +81,11 @@ class FieldMapping:
     delimiter: str = ","
     encoding: str = "utf-8"
 
+    @property
+    def tolerant(self) -> frozenset[str]:
+        """The parts of a transaction that are unknown when they are wrong."""
+        return frozenset(column.target for column in self.columns if column.if_wrong_unknown)
+
     def read(self, row: Mapping[str, Value]) -> tuple[dict[str, Value], str]:
         """The parts of a transaction that a row gives, and why it is none (empty when it may be one)."""
         found: dict[str, Value] = {name: value for name, value in self.defaults.items() if value}

@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -178,16 +179,29 @@ class _Reader:
                 continue
             found, problem = mapping.read(row)
             if not problem:
-                try:
-                    yield self._row(path, line, found, row)
+                written, problem = self._try_row(path, line, found, row, mapping.tolerant)
+                if written is not None:
+                    yield written
                     continue
-                except TransactionRefused as refused:
-                    problem = "; ".join(f"{name}: {text}" for name, text in refused.problems)
-                except InvalidTransaction as error:
-                    problem = f"{error.field}: {error.problem}"
-                except Unreadable as error:
-                    problem = f"amount: {error}"
             self.reject(path, line, problem)
+
+    def _try_row(
+        self, path: Path, line: int, found: dict[str, Any], row: Mapping[str, Any], tolerant: AbstractSet[str]
+    ) -> tuple[dict[str, Any] | None, str]:
+        """The row of the history, or why there is none; parts that may be wrong are left out when they are."""
+        try:
+            return self._row(path, line, found, row), ""
+        except TransactionRefused as refused:
+            wrong = {name for name, _ in refused.problems}
+            problem = "; ".join(f"{name}: {text}" for name, text in refused.problems)
+        except InvalidTransaction as error:
+            wrong, problem = {error.field}, f"{error.field}: {error.problem}"
+        except Unreadable as error:
+            return None, f"amount: {error}"
+        if wrong and wrong <= tolerant:
+            rest = {name: value for name, value in found.items() if name not in wrong}
+            return self._try_row(path, line, rest, row, tolerant - wrong)
+        return None, problem
 
     def _row(self, path: Path, line: int, found: dict[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
         settle_amount(found)
