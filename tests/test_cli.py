@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import TRANSACTION, copy_rules
-from .test_running_service import fraudengine
+from .running import TRANSACTION, copy_rules, fraudengine
 
 KEY = "5c" * 32
 FINGERPRINT = "fp_"
