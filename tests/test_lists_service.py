@@ -238,6 +238,22 @@ def test_an_import_on_the_command_line_names_wrong_lines(service: Service) -> No
     assert str(result.exception).endswith("nothing was imported")
 
 
+def test_an_entry_stops_counting_when_it_expires(service: Service) -> None:
+    """In a real service by the real clock, and for good: also after another process wrote it."""
+    from datetime import UTC, datetime, timedelta
+
+    soon = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
+    added = run(service, "lists", "add", "carthage-market", "blacklist", "--expires", soon, given=PANS[5])
+    assert added.exit_code == 0, added.output
+    assert screen(service, "E-0", PANS[5])["reason"]["code"] == "CARD_BLACKLISTED"
+    numbers = iter(range(1, 10_000))
+    wait_until(
+        lambda: screen(service, f"E-{next(numbers)}", PANS[5])["reason"]["code"] != "CARD_BLACKLISTED",
+        "the entry expires",
+    )
+    assert datetime.now(UTC) >= datetime.fromisoformat(soon)
+
+
 def test_entries_about_to_expire_are_reviewed(service: Service, tmp_path: Path) -> None:
     from datetime import UTC, datetime, timedelta
 

@@ -25,6 +25,8 @@ from fraudengine.list_admin import NoFingerprint, UnknownEntry, UnknownList
 from fraudengine.list_entries import ListTarget
 from fraudengine.list_filter import HashFilter, IntervalFilter
 from fraudengine.list_import import import_entries
+from fraudengine.list_reading import ListReader
+from fraudengine.list_review import DAY_US, review_entries
 from fraudengine.list_store import ListStore
 from fraudengine.list_values import InvalidEntry, Note, holds_card_number, read_note, read_value
 from fraudengine.request import transaction_from_object
@@ -101,6 +103,24 @@ def test_any_past_instant_can_be_read(store: ListStore, lists: RuntimeLists, clo
         "found",
         "SUP-2",
     )
+
+
+def test_entries_that_met_nothing_for_days_are_reviewed(store: ListStore, clock: Clock) -> None:
+    never = store.add(target(ListKind.EMAIL), "never@b.tn", NOTE).entry
+    long_ago = store.add(target(ListKind.EMAIL), "long-ago@b.tn", NOTE).entry
+    lately = store.add(target(ListKind.EMAIL), "lately@b.tn", NOTE).entry
+    removed = store.add(target(ListKind.EMAIL), "removed@b.tn", NOTE).entry
+    store.remove(removed.id, NOTE)
+    clock.now = START + 40 * DAY_US
+    young = store.add(target(ListKind.EMAIL), "young@b.tn", NOTE).entry
+    store.note_matches({long_ago.id: START + 10 * DAY_US - 1, lately.id: START + 10 * DAY_US}, {})
+    with ListReader(store.path) as reader:
+        found = review_entries(reader, {}, clock.now, unused_days=30, expiring_days=14)
+    assert [(row.why, row.entry.id, row.last_us) for row in found] == [
+        ("unused", never.id, None),
+        ("unused", long_ago.id, START + 10 * DAY_US - 1),
+    ]
+    assert young.id not in {row.entry.id for row in found}
 
 
 def test_an_entry_ends_at_the_instant_it_expires(store: ListStore, lists: RuntimeLists) -> None:
