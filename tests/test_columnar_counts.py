@@ -33,7 +33,7 @@ def call_table(calls: Sequence[Past]) -> pa.Table:
                 "sequence": call.sequence,
                 "merchant": call.merchant,
                 "merchant_no": numbers[call.merchant],
-                "transaction_id": call.transaction_id,
+                "transaction_key": call.transaction_id,
                 "step": steps.get(key, 0),
                 "late": call.at_us < latest,
                 "at_us": call.at_us,
@@ -41,23 +41,14 @@ def call_table(calls: Sequence[Past]) -> pa.Table:
                 "minor": call.amount.minor,
                 "outcome": call.outcome.value,
                 "three_ds": call.facts["three_ds"],
-                **{name: call.facts.get(name) for name in ("card", "ip_address", "email")},
-                IP_NETWORK: network_of(call.facts.get("ip_address")),
+                **{f"key_{name}": call.facts.get(name) for name in ("card", "ip_address", "email")},
+                f"key_{IP_NETWORK}": network_of(call.facts.get("ip_address")),
             }
         )
         steps[key] = steps.get(key, 0) + 1
         latest = max(latest, call.at_us)
-    texts = (
-        "merchant",
-        "transaction_id",
-        "currency",
-        "outcome",
-        "three_ds",
-        "card",
-        "ip_address",
-        "email",
-        IP_NETWORK,
-    )
+    keys = [f"key_{name}" for name in ("card", "ip_address", "email", IP_NETWORK)]
+    texts = ("merchant", "transaction_key", "currency", "outcome", "three_ds", *keys)
     types = {**dict.fromkeys(texts, pa.string()), "step": pa.int32(), "late": pa.bool_(), "merchant_no": pa.int32()}
     schema = pa.schema([(name, types.get(name, pa.int64())) for name in rows[0]])
     return pa.Table.from_pylist(rows, schema=schema)
@@ -69,8 +60,9 @@ def count_in_columns(calls: Sequence[Past], reports: Sequence[Report]) -> dict[i
     connection.register("calls", table)
     said = None
     if reports:
-        reported = [(r.sequence, r.merchant, r.transaction_id, r.kind.value) for r in reports]
-        names = ("sequence", "merchant", "transaction_id", "kind")
+        numbers = {name: number for number, name in enumerate(sorted({call.merchant for call in calls}))}
+        reported = [(r.sequence, numbers[r.merchant], r.transaction_id, r.kind.value) for r in reports]
+        names = ("sequence", "merchant_no", "transaction_key", "kind")
         given_reports = pa.table(dict(zip(names, map(list, zip(*reported, strict=True)), strict=True)))
         connection.register("reports", given_reports)
         said = table_named("reports", given_reports.schema)

@@ -35,8 +35,12 @@ Store: TypeAlias = Callable[[str, Expr | None], Expr]
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The screenings that counters run over: `sequence`, merchant_no, transaction_id, step, late, at_us, currency,
-    minor, outcome, three_ds, and a column for each fact counted per. `prefix` begins the names of stored tables."""
+    """The screenings that counters run over, as a table with `sequence`, `merchant_no`, `step`, `late`, `at_us`,
+    `currency`, `minor`, `outcome`, `three_ds`, `transaction_key` and `key_<fact>` for each fact counted per.
+
+    Keys stand for texts and may be 64-bit hashes of them, as the index of the decision log has it. `reports` has
+    sequence, merchant_no, transaction_key and kind. `prefix` begins the names of stored tables.
+    """
 
     table: Expr
     reports: Expr | None
@@ -74,6 +78,10 @@ def add_counts(calls: Calls, counters: Mapping[Counter, str]) -> Expr:
     return found.select(*kept)
 
 
+def key_of(fact: FactName) -> str:
+    return f"key_{fact}"
+
+
 def _with_reports(calls: Calls) -> Expr:
     """With the sequence from which each row is known as declined and as a technical failure, else NULL."""
     table, reports = calls.table, calls.reports
@@ -85,8 +93,8 @@ def _with_reports(calls: Calls) -> Expr:
         heard = calls.table.inner_join(
             said,
             [
-                calls.table["merchant"] == said["merchant"],
-                calls.table["transaction_id"] == said["transaction_id"],
+                calls.table["merchant_no"] == said["merchant_no"],
+                calls.table["transaction_key"] == said["transaction_key"],
                 said["sequence"] > calls.table["sequence"],
             ],
         ).select(heard=calls.table["sequence"], said_at=said["sequence"])
@@ -97,13 +105,13 @@ def _with_reports(calls: Calls) -> Expr:
 
 
 def _of_several_steps(table: Expr) -> Expr:
-    later = table.filter(table["step"] > 0).select("merchant_no", "transaction_id").distinct()
-    return table.semi_join(later, ["merchant_no", "transaction_id"])
+    later = table.filter(table["step"] > 0).select("merchant_no", "transaction_key").distinct()
+    return table.semi_join(later, ["merchant_no", "transaction_key"])
 
 
 def _fits(table: Expr, counter: Counter) -> tuple[Expr, Expr, Expr]:
     """The row fits the counter; from which sequence on that is known; until which (NULL: for ever)."""
-    has_key = reduce(and_, (table[fact].notnull() for fact in counter.per))
+    has_key = reduce(and_, (table[key_of(fact)].notnull() for fact in counter.per))
     match counter.among:
         case Among.TECHNICAL_FAILURES:
             return has_key & table["technical__"].notnull(), table["technical__"], ibis.null("int64")
@@ -122,7 +130,7 @@ def _repeats(multi: Expr, counter: Counter) -> Expr:
     """Steps whose transaction has counted under the same key before. What one report ends, another may follow."""
     fits, _, _ = _fits(multi, counter)
     fitting = multi.filter(fits)
-    group = [fitting["merchant_no"], fitting["transaction_id"], *(fitting[fact] for fact in counter.per)]
+    group = [fitting["merchant_no"], fitting["transaction_key"], *(fitting[key_of(fact)] for fact in counter.per)]
     if counter.among is not Among.TECHNICAL_FAILURES:
         group.append(fitting["technical__"])
     numbered = fitting.mutate(place__=ibis.row_number().over(group_by=group, order_by=fitting["sequence"]))
@@ -131,7 +139,7 @@ def _repeats(multi: Expr, counter: Counter) -> Expr:
 
 def _key(counter: Counter) -> list[str]:
     merchant = ["merchant_no"] if counter.scope is CounterScope.MERCHANT else []
-    return [*merchant, *counter.per, *(["currency"] if counter.measure is Measure.SUM else [])]
+    return [*merchant, *map(key_of, counter.per), *(["currency"] if counter.measure is Measure.SUM else [])]
 
 
 def _value(table: Expr, counter: Counter) -> Expr:
@@ -147,7 +155,9 @@ def _taken_back(calls: Calls, counter: Counter, multi: Expr, again: str) -> Expr
     )
     late = late.anti_join(repeated, late["e_sequence"] == repeated["sequence"])
     seen = table.inner_join(late, _in_window(table, late, counter))
-    other = (table["merchant_no"] != late["e_merchant_no"]) | (table["transaction_id"] != late["e_transaction_id"])
+    other = (table["merchant_no"] != late["e_merchant_no"]) | (
+        table["transaction_key"] != late["e_transaction_key"]
+    )
     known = (late["e_start"] < table["sequence"]) & (late["e_end"].isnull() | (late["e_end"] > table["sequence"]))
     early = seen.filter(other & ~known).select("sequence", "e_value")
     own = _events(multi, counter)
@@ -157,7 +167,7 @@ def _taken_back(calls: Calls, counter: Counter, multi: Expr, again: str) -> Expr
         [
             *_in_window(multi, own, counter),
             multi["merchant_no"] == own["e_merchant_no"],
-            multi["transaction_id"] == own["e_transaction_id"],
+            multi["transaction_key"] == own["e_transaction_key"],
         ],
     ).select("sequence", "e_value")
     both = early.union(mine)
@@ -195,7 +205,7 @@ def _events(rows: Expr, counter: Counter) -> Expr:
         e_end=marked["end__"],
         e_value=marked["value__"],
         e_merchant_no=marked["merchant_no"],
-        e_transaction_id=marked["transaction_id"],
+        e_transaction_key=marked["transaction_key"],
         **renamed,
     )
 
@@ -216,7 +226,7 @@ def _count(table: Expr, counter: Counter, column: str, again: str, back: Expr) -
     window = ibis.range_window(preceding=(counter.within_us, 1), group_by=key, order_by="at_us")
     counted = raw.mutate(raw__=raw["add__"].sum().over(window).fill_null(0))
     joined = counted.left_join(back, counted["sequence"] == back["back_sequence"])
-    has_key = reduce(and_, (joined[fact].notnull() for fact in counter.per))
+    has_key = reduce(and_, (joined[key_of(fact)].notnull() for fact in counter.per))
     value = (joined["raw__"] - joined["back"].fill_null(0)).cast("int64")
     columns = {column: ibis.ifelse(has_key, value, ibis.null("int64"))}
     if counter.measure is Measure.SUM:

@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from ..facts import FactName, FactType
 from ..rules.ast import InList, ListName, Literal, MoneyFigures, Rule, facts_read
-from ..rules.counters import Among, Counter, Measure
+from ..rules.counters import Among, Counter
 from ..velocity import PlannedCounter
-from .columnar import CURRENCY_SUFFIX, Columns, Expr, table_named
-from .columnar_counts import NEEDED, Calls, add_counts, can_count
+from .columnar import CURRENCY_SUFFIX, Columns, Dialect, Expr, table_named
+from .columnar_counts import NEEDED, Calls, add_counts, can_count, key_of
 from .columnar_decision import OUTCOMES, DecisionRules, add_decisions, decision_names, match_words
 from .columnar_enrich import FactsWanted, LookupTables, add_facts, zone_offsets
 from .columnar_lists import (
@@ -84,9 +84,17 @@ class Planner:
     """Makes the plans of one replay; `as_of_us` None judges each transaction by the lists of its own time."""
 
     def __init__(
-        self, history: Expr, lookups: LookupTables, span: HistorySpan, as_of_us: int | None, reports: Expr | None
+        self,
+        history: Expr,
+        lookups: LookupTables,
+        span: HistorySpan,
+        as_of_us: int | None,
+        reports: Expr | None,
+        dialect: Dialect,
     ) -> None:
         self.history = history
+        self.history_columns = frozenset(history.columns)
+        self.dialect = dialect
         self.lookups = lookups
         self.span = span
         self.as_of_us = as_of_us
@@ -120,7 +128,8 @@ class _Shape:
         early = self._words(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name])
         carried = self._carried(counter_facts)
         named = [name for name in facts.columns if name in carried]
-        staged = facts.select(*named, **{f"early_{name}": word for name, word in early.items()})
+        keys = self._keys(facts) if self._is_fast(facts) else {}
+        staged = facts.select(*named, **keys, **{f"early_{name}": word for name, word in early.items()})
         counted = self._add_counters(self._store(f"staged_{self.number}", staged))
         late = self._words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
         words = {name: counted[f"early_{name}"] + word for name, word in late.items()}
@@ -133,12 +142,37 @@ class _Shape:
             self.stored[name] = query
         return table_named(name, self.stored[name].schema().to_pyarrow())
 
+    def _is_fast(self, table: Expr) -> bool:
+        return set(NEEDED) <= set(table.columns) and any(can_count(counter) for counter in self.counters)
+
+    def _keys(self, facts: Expr) -> dict[str, Expr]:
+        """What `columnar_counts` counts by; hashes where the engine has good ones, so that little is sorted."""
+        per = sorted({fact for counter in self.counters if can_count(counter) for fact in counter.per})
+        keys = {key_of(fact): self._key(facts[fact]) for fact in per if fact in facts.columns}
+        return keys | {"transaction_key": self._key(facts["transaction_id"])}
+
+    def _key(self, value: Expr) -> Expr:
+        if self.planner.dialect is Dialect.DUCKDB:
+            return ibis.ifelse(value.isnull(), ibis.null("int64"), value.hash())
+        return value
+
+    def _keyed_reports(self) -> Expr | None:
+        reports = self.planner.reports
+        if reports is None:
+            return None
+        members = table_named(f"members_{self.number}", self.tables[f"members_{self.number}"].schema)
+        joined = reports.inner_join(members, reports["merchant"] == members["member"])
+        key = self._key(joined["transaction_id"])
+        return joined.select("sequence", "merchant_no", "kind", transaction_key=key)
+
     def _carried(self, counter_facts: Mapping[str, frozenset[FactName]]) -> set[str]:
         """Columns that the second step still needs."""
-        needed = {*KEPT, *NEEDED, "merchant_no", "three_ds", "channel"}
-        needed |= {fact for counter in self.counters for fact in (*counter.per, counter.distinct or "")}
-        if any("ip_network" in counter.per for counter in self.counters):
-            needed.add("ip_network")
+        needed = {*KEPT, *NEEDED, "merchant_no", "three_ds", "channel"} - {"merchant", "transaction_id"}
+        fast = set(NEEDED) <= self.planner.history_columns
+        slow = [counter for counter in self.counters if not (fast and can_count(counter))]
+        needed |= {fact for counter in slow for fact in (*counter.per, counter.distinct or "")}
+        if slow:
+            needed |= {"merchant", "transaction_id"}
         for side in self.sides:
             for place, rule in enumerate(side.rules.rules):
                 read = _reads(rule)
@@ -283,15 +317,22 @@ class _Shape:
         planned = [
             PlannedCounter(replace(counter, name=name), None, None)  # type: ignore[arg-type]  # no log, no series
             for counter, name in self.counters.items()
-            if _has_all(stored, counter) and self._has_answers(counter)
+            if self._has_all(stored, counter) and self._has_answers(counter)
         ]
         sequenced = stored.mutate(sequence=stored["seq"] * 2, outcome=stored["recorded_outcome"])
-        fast = {one.counter: one.counter.name for one in planned if can_count(one.counter)}
-        if fast and set(NEEDED) <= set(stored.columns):
+        if "transaction_key" in stored.columns:
+            fast = {one.counter: one.counter.name for one in planned if can_count(one.counter)}
             planned = [one for one in planned if one.counter not in fast]
-            calls = Calls(sequenced, self.planner.reports, self._store, f"counts_{self.number}")
-            sequenced = add_counts(calls, fast)
+            calls = Calls(sequenced, self._keyed_reports(), self._store, f"counts_{self.number}")
+            sequenced = add_counts(calls, fast) if fast else sequenced
         return self._in_time(add_counters(sequenced, planned, self.planner.reports))
+
+    def _has_all(self, stored: Expr, counter: Counter) -> bool:
+        """Whether the history has what the counter counts by; else it is unknown everywhere."""
+        held = set(stored.columns)
+        if "transaction_key" in held and can_count(counter):
+            return {key_of(fact) for fact in counter.per} <= held
+        return {*counter.per, *([counter.distinct] if counter.distinct is not None else [])} <= held
 
     def _has_answers(self, counter: Counter) -> bool:
         """Whether the history says what was answered, where the counter asks."""
@@ -347,12 +388,6 @@ def _reads(rule: Rule) -> frozenset[FactName]:
 
 def _has(table: Expr, fact: FactName) -> bool:
     return ("ip_key" if fact == "ip_address" else fact) in table.columns
-
-
-def _has_all(table: Expr, counter: Counter) -> bool:
-    """Whether the history has what the counter counts by; else it is unknown everywhere."""
-    needed = {*counter.per, *([counter.distinct] if counter.distinct is not None else [])}
-    return needed <= set(table.columns) and (counter.measure is not Measure.SUM or "minor" in table.columns)
 
 
 def _list_tests(side: SidePlan) -> list[InList]:

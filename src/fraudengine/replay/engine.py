@@ -312,7 +312,7 @@ class _Run:
         last = max((entry[2] for entry in self._counts.values()), default=0)
         span = HistorySpan(first, last, self.options.since_us, self.options.until_us)
         lookups = LookupTables(found.get("ip_countries"), found.get("bin_infos"), maps)
-        return Planner(history, lookups, span, self._as_of_us(), self._reports(engine, history))
+        return Planner(history, lookups, span, self._as_of_us(), self._reports(engine, history), engine.dialect)
 
     def _looked_up(
         self, engine: Engine, name: str, look_up: Callable[[Expr, Expr], Expr], history: Expr, ranges: Path

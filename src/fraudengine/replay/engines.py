@@ -30,6 +30,7 @@ class Engine(Protocol):
     """Runs queries of one dialect."""
 
     connection: duckdb.DuckDBPyConnection
+    dialect: Dialect
 
     def add_parquet(self, name: str, paths: Sequence[Path]) -> None:
         """Makes files known as a table."""
@@ -76,6 +77,8 @@ def read_parquet_sql(paths: Sequence[Path]) -> str:
 
 class DuckDbEngine:
     """DuckDB in this process. Queries run on a thread of their own, so that Ctrl-C and progress are heard."""
+
+    dialect = Dialect.DUCKDB
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, progress: Progress) -> None:
         self.connection = connection
@@ -134,6 +137,8 @@ class DuckDbEngine:
 
 class SparkEngine:
     """Spark: `local-spark` in a process of this machine, or a cluster that sees the working directory."""
+
+    dialect = Dialect.SPARK
 
     def __init__(
         self,
