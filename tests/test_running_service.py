@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,51 @@ def test_a_bad_table_at_start_is_a_clear_error(tmp_path: Path, name: str, conten
     assert name in ended.stderr
     assert "fraudengine data build-" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+# ---- a disk that is full --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_state(tmp_path: Path) -> Iterator[Path]:
+    """A service directory whose state lies on a disk of 24 MB."""
+    state = tmp_path / "own" / "var"
+    state.mkdir(parents=True)
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(state)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield tmp_path / "own"
+    subprocess.run(["umount", "--lazy", str(state)], check=True)
+
+
+def test_a_full_disk_answers_503_and_no_unlogged_decision_and_recovers_by_itself(small_state: Path) -> None:
+    note = {"note": "x" * 200}
+    answered = []
+    with running_service(small_state) as service:
+        ballast = service.state / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(65_536))
+        for number in range(20_000):
+            response = service.screen(transaction_id=f"full-{number}", metadata=note)
+            if response.status_code != 200:
+                break
+            answered.append(response.json()["screening_id"])
+        assert response.status_code == 503
+        assert response.json()["type"] == "/problems/store-unavailable"
+        assert "Retry-After" in response.headers
+        wait_until(lambda: service.client.get("/readyz").status_code == 503, "the full disk is reported")
+        assert "disk is full" in " ".join(service.problems())
+        ballast.unlink()
+        wait_until(lambda: service.screen(transaction_id="after").status_code == 200, "the service recovers")
+        assert service.client.get("/readyz").status_code == 200
+        refused = service.screen(transaction_id=f"full-{len(answered)}", metadata=note)
+        assert refused.status_code == 200
+        recorded = [service.client.get(f"/v1/screenings/{name}").status_code for name in answered]
+        assert set(recorded) <= {200}
 
 
 # ---- card numbers ---------------------------------------------------------------------------------
