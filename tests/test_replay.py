@@ -11,12 +11,28 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from fraudengine.enrich import Enricher
+from fraudengine.money import Money
 from fraudengine.replay.engine import NothingToReplay, replay
+from fraudengine.replay.generate import generate
+from fraudengine.replay.population import RealTables
 from fraudengine.replay.result import ReplayResult
+from fraudengine.replay.rows import earlier_of, transaction_of
 from fraudengine.replay.rule_sources import NoSuchRules
-from tests.replaying import RULES, configuration, data_files, disagreements, make_history, rule_sets
+from fraudengine.rules.ast import Outcome
+from fraudengine.velocity import Past, Report, ReportKind, value_of
+from tests.replaying import (
+    RULES,
+    configuration,
+    data_files,
+    disagreements,
+    make_history,
+    real_tables,
+    rule_sets,
+)
 
 STRICTER = "challenge_above: {TND: 300}"
 
@@ -143,7 +159,6 @@ def test_a_history_of_strangers_is_refused(directory: Path, history: Path, tmp_p
 def test_hundreds_of_merchants_share_queries(directory: Path, tmp_path: Path) -> None:
     """Merchants whose rules differ in figures and entries only are one shape."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rules = tmp_path / "rules"
     shutil.copytree(RULES, rules)
@@ -164,6 +179,82 @@ def test_hundreds_of_merchants_share_queries(directory: Path, tmp_path: Path) ->
         assert result.summary.merchants == 300
         assert result.query("SELECT count(DISTINCT shape) AS shapes FROM decisions").rows()[0]["shapes"] == 1
         assert disagreements(result, rule_sets(rules)) == []
+
+
+COUNTING = """\
+rule_set: platform
+description: Counters of every kind.
+velocity:
+  tries: {count: transactions, per: card, within: 7 days}
+  refusals: {count: transactions, per: ip_network, within: 90 days, among: refused, scope: all}
+  spent: {sum: amount, per: email, within: 90 days, scope: all}
+  cards: {count_distinct: card, per: ip_address, within: 90 days}
+  cards_everywhere: {count_distinct: card, per: card_country, within: 90 days, scope: all}
+  declines: {count: transactions, per: card, within: 90 days, among: declined, scope: all}
+rules:
+  - id: counted
+    description: Reads them all.
+    when:
+      any:
+        - tries: {over: $most}
+        - refusals: {over: 1}
+        - spent: {over: 100 TND}
+        - cards: {over: 1}
+        - cards_everywhere: {over: 2}
+        - declines: {over: 0}
+    then: refuse
+    reason: COUNTED
+settings:
+  most: {type: integer, help: Most tries.}
+"""
+
+
+def test_counters_are_those_of_the_law(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among a merchant's own and among everybody's screenings, with steps, late rows and reports, in slices."""
+    rules = tmp_path / "rules"
+    (rules / "merchants").mkdir(parents=True)
+    (rules / "platform.yaml").write_text(COUNTING)
+    for name, extra in (("carthage-market", ""), ("medina-topup", ""), ("sahara-travel", "otherwise: challenge\n")):
+        text = f"merchant: {name}\ndescription: A shop.\nextends: platform\n{extra}settings:\n  most: 2\n"
+        (rules / "merchants" / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr("fraudengine.replay.engine.SLICE_ROWS", 10)
+    made = tmp_path / "h.parquet"
+    generate(400, made, dense(), seed=5, days=2)
+    known = rule_sets(rules)
+    counters = known["carthage-market"].velocity
+    enricher = Enricher(data_files())
+    history, reports = [], []
+    for row in pq.read_table(made).to_pylist():
+        rule_set = known.get(row["merchant"], known["carthage-market"])
+        facts = enricher.facts(transaction_of(row), rule_set, earlier_of(row))
+        outcome = Outcome(row["recorded_outcome"])
+        amount = Money(row["minor"], row["currency"])
+        of = (row["merchant"], row["transaction_id"], row["at_us"], amount, outcome, facts)
+        history.append(Past(row["seq"] * 2, *of))
+        if row["label"] in ("declined", "technical_failure") and row["labelled_seq"] is not None:
+            kind = ReportKind(row["label"])
+            reports.append(Report(row["labelled_seq"] * 2 + 1, row["merchant"], row["transaction_id"], kind))
+    by_sequence = {past.sequence: past for past in history}
+    told: set[int] = set()
+    with replay(made, rules, config=configuration(directory / "state"), data=data_files(), flip_limit=5) as result:
+        rows = result.query("SELECT * FROM decisions ORDER BY seq").rows()
+        assert {row["merchant"] for row in rows} == known.keys()
+        for row in rows:
+            for column, value in row.items():
+                if column.startswith(f"counter_{row['shape']}_"):
+                    counter = counters[column.split("_", 3)[3]]
+                    law = value_of(counter, by_sequence[row["seq"] * 2], history, reports)
+                    assert value == (law.minor if isinstance(law, Money) else law), (column, row)
+                    told.add(value or 0)
+        assert result.summary.disagreements == 0
+    assert len(told) > 5
+
+
+def dense() -> RealTables:
+    """Few addresses, so that many share them."""
+    tables = real_tables()
+    low = {name: (lows[:1], lows[:1] + 2) for name, (lows, _) in tables.addresses.items()}
+    return RealTables(low, tables.bins)
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:

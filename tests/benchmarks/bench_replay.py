@@ -33,7 +33,7 @@ from fraudengine.velocity_index import TABLES, counter_reader, event_rows
 from tests.benchmarks.replay_rules import write_rules
 from tests.benchmarks.replay_sql import statements
 
-MEMORY = "6GB"
+MEMORY = "4GB"
 THREADS = 2
 LOOP_ROWS = 20_000
 

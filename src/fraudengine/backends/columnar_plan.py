@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ..facts import FactName, FactType
 from ..rules.ast import InList, ListName, Literal, MoneyFigures, Rule, facts_read
-from ..rules.counters import Among, Counter
+from ..rules.counters import Among, Counter, CounterScope
 from ..velocity import PlannedCounter
 from .columnar import CURRENCY_SUFFIX, Columns, Dialect, Expr, table_named
 from .columnar_counts import NEEDED, Calls, add_counts, can_count, key_of
@@ -59,14 +59,22 @@ class SidePlan:
     guards: Mapping[str, Spans] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Decisions for some merchants of a shape: queries to store in order, then the query of decisions."""
+
+    stored: dict[str, Expr]
+    decided: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class ShapePlan:
-    """What an engine runs for one shape: tables to make known, queries to store in order, and the decisions."""
+    """What an engine runs for one shape: tables to make known, queries to store for all slices, and the slices."""
 
     number: int
     tables: dict[str, pa.Table]
     stored: dict[str, Expr]
-    decided: Expr
+    slices: list[Slice]
     counters: tuple[str, ...]
 
 
@@ -91,18 +99,29 @@ class Planner:
         as_of_us: int | None,
         reports: Expr | None,
         dialect: Dialect,
+        merchant_numbers: Mapping[str, int],
     ) -> None:
         self.history = history
         self.history_columns = frozenset(history.columns)
         self.dialect = dialect
+        self.merchant_numbers = merchant_numbers
         self.lookups = lookups
         self.span = span
         self.as_of_us = as_of_us
         self.reports = reports
 
-    def plan(self, number: int, members: Sequence[tuple[str, int]], sides: Sequence[SidePlan]) -> ShapePlan:
-        """The queries for one shape; `members` are its merchants with their numbers."""
-        return _Shape(self, number, members, sides).plan()
+    def plan(
+        self,
+        number: int,
+        members: Sequence[tuple[str, int]],
+        sides: Sequence[SidePlan],
+        slices: Sequence[Sequence[int]],
+    ) -> ShapePlan:
+        """The queries for one shape; `members` are its merchants with their numbers.
+
+        `slices` are those numbers in groups: counters sort one group after the other, so that less is in memory.
+        """
+        return _Shape(self, number, members, sides).plan(slices)
 
 
 class _Shape:
@@ -119,22 +138,76 @@ class _Shape:
 
     # ---- the steps --------------------------------------------------------------------------------
 
-    def plan(self) -> ShapePlan:
+    def plan(self, slices: Sequence[Sequence[int]]) -> ShapePlan:
         facts = self._facts()
         if not self.counters:
             words = self._words(facts, lambda rule, side: True)
-            return ShapePlan(self.number, self.tables, {}, self._decided(facts.mutate(**words)), ())
+            whole = Slice({}, self._decided(facts.mutate(**words)))
+            return ShapePlan(self.number, self.tables, {}, [whole], ())
         counter_facts = {side.name: frozenset(self.counter_columns(side)) for side in self.sides}
         early = self._words(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name])
         carried = self._carried(counter_facts)
         named = [name for name in facts.columns if name in carried]
-        keys = self._keys(facts) if self._is_fast(facts) else {}
-        staged = facts.select(*named, **keys, **{f"early_{name}": word for name, word in early.items()})
-        counted = self._add_counters(self._store(f"staged_{self.number}", staged))
-        late = self._words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
-        words = {name: counted[f"early_{name}"] + word for name, word in late.items()}
-        decided = self._decided(counted.mutate(**words))
-        return ShapePlan(self.number, self.tables, self.stored, decided, tuple(self.counters.values()))
+        keys = self._keys(facts, self._own) if self._is_fast(facts) else {}
+        words = {f"early_{name}": word for name, word in early.items()}
+        staged = self._store(f"staged_{self.number}", facts.select(*named, **keys, **words))
+        if self._of_all:
+            everybody = self._count_among_all()
+            joined = staged.left_join(everybody, staged["seq"] == everybody["counted_seq"])
+            staged = self._store(f"staged_with_all_{self.number}", joined.drop("counted_seq"))
+        whole_stored, made = dict(self.stored), []
+        for numbers in slices:
+            self.stored = dict(whole_stored)
+            part = staged if len(slices) == 1 else staged.filter(staged["merchant_no"].isin(list(numbers)))
+            counted = self._in_time(self._add_counters(part, self._own, f"counts_{self.number}"))
+            late = self._words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
+            words = {name: counted[f"early_{name}"] + word for name, word in late.items()}
+            decided = self._decided(counted.mutate(**words))
+            stored = {name: query for name, query in self.stored.items() if name not in whole_stored}
+            made.append(Slice(stored, decided))
+        return ShapePlan(self.number, self.tables, whole_stored, made, tuple(self.counters.values()))
+
+    @property
+    def _own(self) -> list[Counter]:
+        """Counters among each merchant's own screenings."""
+        return [counter for counter in self.counters if counter.scope is CounterScope.MERCHANT]
+
+    @property
+    def _of_all(self) -> list[Counter]:
+        """Counters among everybody's screenings."""
+        return [counter for counter in self.counters if counter.scope is CounterScope.ALL]
+
+    def _count_among_all(self) -> Expr:
+        """`counted_seq` and the counters that look at all merchants, those without rules too."""
+        numbers = self.planner.merchant_numbers
+        table = pa.table({"member": list(numbers), "merchant_no": pa.array(numbers.values(), pa.int32())})
+        self.tables[f"everybody_{self.number}"] = table
+        everybody = table_named(f"everybody_{self.number}", table.schema)
+        history = self.planner.history
+        joined = history.inner_join(everybody, history["merchant"] == everybody["member"]).drop("member")
+        names = {fact for counter in self._of_all for fact in (*counter.per, counter.distinct) if fact is not None}
+        facts = self._with_network(
+            add_facts(
+                joined,
+                FactsWanted(frozenset(names - {"ip_network"}) | {"ip_address"}, "UTC", {}),
+                self.planner.lookups,
+                [(0, 0)],
+                [*KEPT, *NEEDED, "merchant_no"],
+            )
+        )
+        facts = _with_answers(facts)
+        needed = {*KEPT, *NEEDED, "merchant_no", "three_ds", *names}
+        keys = self._keys(facts, self._of_all) if self._is_fast(facts) else {}
+        stored = self._store(
+            f"staged_all_{self.number}",
+            facts.select(*(name for name in facts.columns if name in needed), **keys),
+        )
+        counted = self._add_counters(stored, self._of_all, f"counts_all_{self.number}")
+        made = [self.counters[counter] for counter in self._of_all if self.counters[counter] in counted.columns]
+        sums = [name + CURRENCY_SUFFIX for name in made if name + CURRENCY_SUFFIX in counted.columns]
+        return self._store(
+            f"counted_all_{self.number}", counted.select("seq", *made, *sums).rename(counted_seq="seq")
+        )
 
     def _store(self, name: str, query: Expr | None) -> Expr:
         """Has the query stored; without one, the table that was stored under that name."""
@@ -145,9 +218,9 @@ class _Shape:
     def _is_fast(self, table: Expr) -> bool:
         return set(NEEDED) <= set(table.columns) and any(can_count(counter) for counter in self.counters)
 
-    def _keys(self, facts: Expr) -> dict[str, Expr]:
+    def _keys(self, facts: Expr, counters: Sequence[Counter]) -> dict[str, Expr]:
         """What `columnar_counts` counts by; hashes where the engine has good ones, so that little is sorted."""
-        per = sorted({fact for counter in self.counters if can_count(counter) for fact in counter.per})
+        per = sorted({fact for counter in counters if can_count(counter) for fact in counter.per})
         keys = {key_of(fact): self._key(facts[fact]) for fact in per if fact in facts.columns}
         return keys | {"transaction_key": self._key(facts["transaction_id"])}
 
@@ -156,11 +229,12 @@ class _Shape:
             return ibis.ifelse(value.isnull(), ibis.null("int64"), value.hash())
         return value
 
-    def _keyed_reports(self) -> Expr | None:
+    def _keyed_reports(self, prefix: str) -> Expr | None:
         reports = self.planner.reports
         if reports is None:
             return None
-        members = table_named(f"members_{self.number}", self.tables[f"members_{self.number}"].schema)
+        source = f"everybody_{self.number}" if prefix.startswith("counts_all") else f"members_{self.number}"
+        members = table_named(source, self.tables[source].schema)
         joined = reports.inner_join(members, reports["merchant"] == members["member"])
         key = self._key(joined["transaction_id"])
         return joined.select("sequence", "merchant_no", "kind", transaction_key=key)
@@ -169,7 +243,7 @@ class _Shape:
         """Columns that the second step still needs."""
         needed = {*KEPT, *NEEDED, "merchant_no", "three_ds", "channel"} - {"merchant", "transaction_id"}
         fast = set(NEEDED) <= self.planner.history_columns
-        slow = [counter for counter in self.counters if not (fast and can_count(counter))]
+        slow = [counter for counter in self._own if not (fast and can_count(counter))]
         needed |= {fact for counter in slow for fact in (*counter.per, counter.distinct or "")}
         if slow:
             needed |= {"merchant", "transaction_id"}
@@ -202,14 +276,15 @@ class _Shape:
         wanted = FactsWanted(names, main.timezone, main.metadata)
         lookups = self.planner.lookups
         facts = add_facts(history, wanted, lookups, offsets(main.timezone), kept, self._local(offsets))
-        for column, name in (("label", "string"), ("recorded_outcome", "string")):
-            if column not in facts.columns:
-                facts = facts.mutate(**{column: ibis.null(name)})
-        if any("ip_network" in counter.per for counter in self.counters) and "ip_key" in facts.columns:
-            facts = facts.mutate(ip_network=network_key(facts))
+        facts = self._with_network(_with_answers(facts))
         if not self.counters:
             facts = self._in_time(facts)
         return self._join_lists(facts)
+
+    def _with_network(self, facts: Expr) -> Expr:
+        if any("ip_network" in counter.per for counter in self.counters) and "ip_key" in facts.columns:
+            return facts.mutate(ip_network=network_key(facts))
+        return facts
 
     def _local(self, offsets: Callable[[str], list[tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
         """Suffix and offsets of the champion's local time where its rule set has another timezone."""
@@ -313,19 +388,19 @@ class _Shape:
         aliases = {fact: self._alias(side, fact) for fact in side.reads} | self.counter_columns(side)
         return Columns(table, in_list, parameters, aliases)
 
-    def _add_counters(self, stored: Expr) -> Expr:
+    def _add_counters(self, stored: Expr, counters: Sequence[Counter], prefix: str) -> Expr:
         planned = [
-            PlannedCounter(replace(counter, name=name), None, None)  # type: ignore[arg-type]  # no log, no series
-            for counter, name in self.counters.items()
+            PlannedCounter(replace(counter, name=self.counters[counter]), None, None)  # type: ignore[arg-type]
+            for counter in counters
             if self._has_all(stored, counter) and self._has_answers(counter)
         ]
         sequenced = stored.mutate(sequence=stored["seq"] * 2, outcome=stored["recorded_outcome"])
         if "transaction_key" in stored.columns:
             fast = {one.counter: one.counter.name for one in planned if can_count(one.counter)}
             planned = [one for one in planned if one.counter not in fast]
-            calls = Calls(sequenced, self._keyed_reports(), self._store, f"counts_{self.number}")
+            calls = Calls(sequenced, self._keyed_reports(prefix), self._store, prefix)
             sequenced = add_counts(calls, fast) if fast else sequenced
-        return self._in_time(add_counters(sequenced, planned, self.planner.reports))
+        return add_counters(sequenced, planned, self.planner.reports)
 
     def _has_all(self, stored: Expr, counter: Counter) -> bool:
         """Whether the history has what the counter counts by; else it is unknown everywhere."""
@@ -380,6 +455,12 @@ def name_counters(number: int, sides: Sequence[Sequence[Counter]]) -> dict[Count
         for counter in counters:
             found.setdefault(replace(counter, name=""), f"counter_{number}_{len(found)}_{counter.name}")
     return found
+
+
+def _with_answers(facts: Expr) -> Expr:
+    """With the columns `label` and `recorded_outcome`, NULL where the history has none."""
+    absent = {name: ibis.null("string") for name in ("label", "recorded_outcome") if name not in facts.columns}
+    return facts.mutate(**absent) if absent else facts
 
 
 def _reads(rule: Rule) -> frozenset[FactName]:

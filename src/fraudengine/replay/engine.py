@@ -45,6 +45,7 @@ from .tables import aggregate, create_decided, make_views, rule_statistics, rule
 
 RECORDED: Final = "recorded"
 FLIP_LIMIT: Final = 200
+SLICE_ROWS: Final = 2_000_000
 
 
 class NothingToReplay(FraudengineError):
@@ -312,7 +313,8 @@ class _Run:
         last = max((entry[2] for entry in self._counts.values()), default=0)
         span = HistorySpan(first, last, self.options.since_us, self.options.until_us)
         lookups = LookupTables(found.get("ip_countries"), found.get("bin_infos"), maps)
-        return Planner(history, lookups, span, self._as_of_us(), self._reports(engine, history), engine.dialect)
+        reports = self._reports(engine, history)
+        return Planner(history, lookups, span, self._as_of_us(), reports, engine.dialect, self._numbers)
 
     def _looked_up(
         self, engine: Engine, name: str, look_up: Callable[[Expr, Expr], Expr], history: Expr, ranges: Path
@@ -385,18 +387,35 @@ class _Run:
         plans = []
         for shape in shapes:
             members = [(merchant, self._numbers[merchant]) for merchant in shape.members]
-            plans.append(planner.plan(shape.number, members, _side_plans(shape, compared)))
+            plans.append(planner.plan(shape.number, members, _side_plans(shape, compared), self._slices(shape)))
         create_decided(engine.connection, shapes, [name for plan in plans for name in plan.counters])
-        sizes = [sum(self._counts[merchant][0] for merchant in shape.members) for shape in shapes]
-        whole, done = max(sum(sizes), 1), 0
-        for plan, size in zip(plans, sizes, strict=True):
+        whole, done = max(sum(len(plan.slices) for plan in plans), 1), 0
+        for plan in plans:
             engine.add_tables(plan.tables)
             for name, query in plan.stored.items():
                 engine.store(name, query)
-            engine.decide(plan.decided, (done / whole, (done + size) / whole))
+            for part in plan.slices:
+                for name, query in part.stored.items():
+                    engine.store(name, query)
+                engine.decide(part.decided, (done / whole, (done + 1) / whole))
+                done += 1
+                for name in part.stored:
+                    engine.drop(name)
             for name in plan.stored:
                 engine.drop(name)
-            done += size
+
+    def _slices(self, shape: Shape) -> list[list[int]]:
+        """The merchants of a shape in groups of about SLICE_ROWS transactions, those of most transactions first."""
+        slices: list[list[int]] = []
+        rows = SLICE_ROWS
+        for merchant in sorted(shape.members, key=lambda name: (-self._counts[name][0], name)):
+            count = self._counts[merchant][0]
+            if rows + count > SLICE_ROWS:
+                slices.append([])
+                rows = 0
+            slices[-1].append(self._numbers[merchant])
+            rows += count
+        return slices
 
 
 def _side_plans(shape: Shape, compared: bool) -> list[SidePlan]:
