@@ -1,0 +1,129 @@
+"""`fraudengine replay` and `generate` from the command line: what is printed, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.replaying import ROOT, RULES, configuration
+
+
+def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    configuration(directory / "var")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FRAUDENGINE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "fraudengine", *arguments],
+        cwd=directory,
+        env={
+            **environment,
+            "FRAUDENGINE_RULES": str(RULES),
+            "FRAUDENGINE_DATA": str(ROOT / "data"),
+            "FRAUDENGINE_CARD_KEY": "ab" * 32,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli")
+    done = run(directory, "generate", "--transactions", "2000", "--out", "h.parquet", "--days", "10")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("h.parquet: 2,000 screenings")
+    return directory
+
+
+def test_equal_seeds_give_equal_files(made: Path) -> None:
+    for name in ("a.parquet", "b.parquet"):
+        assert run(made, "generate", "--transactions", "500", "--seed", "7", "--out", name).returncode == 0
+    assert (made / "a.parquet").read_bytes() == (made / "b.parquet").read_bytes()
+
+
+def test_summary(made: Path) -> None:
+    done = run(made, "replay", "h.parquet", "--flips", "5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2,000 transactions of 4 merchants")
+    assert "champion \\ candidate" in done.stdout
+    assert "card-country-not-allowed" in done.stdout
+
+
+def test_json(made: Path) -> None:
+    done = run(
+        made, "replay", "h.parquet", "--against", str(RULES), "--format", "json", "--merchant", "medina-topup"
+    )
+    found = json.loads(done.stdout)
+    assert found["summary"]["merchants"] == 1
+    assert found["summary"]["flips"] == 0
+    assert found["flips"] == []
+
+
+def test_guessed_mapping_and_rejects(made: Path) -> None:
+    (made / "orders.csv").write_text(
+        "order;merchant;date;amount;currency;ip\n"
+        "A1;medina-topup;2026-11-01T10:00:00;12.500;TND;41.226.11.9\n"
+        "A2;medina-topup;2026-11-01T10:00:01;12.5000;TND;41.226.11.9\n"
+    )
+    guessed = run(made, "replay", "--guess-mapping", "orders.csv")
+    assert guessed.returncode == 0
+    assert "# sure" in guessed.stdout
+    (made / "orders.yaml").write_text(guessed.stdout)
+    done = run(made, "replay", "orders.csv", "--mapping", "orders.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "1 transactions of 1 merchants" in done.stdout
+    assert "1 rows are listed in orders.rejects.csv" in done.stderr
+    assert (made / "orders.rejects.csv").read_text().splitlines()[1].startswith("orders.csv,3,")
+    assert "facts that the history never gives" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["replay"], 2, "name a history"),
+        (["replay", "h.parquet", "--rules", "no-such"], 2, "neither a rule directory nor a git revision"),
+        (["replay", "none.csv"], 1, "there is no file none.csv"),
+        (["replay", "h.parquet", "--merchant", "nobody"], 1, "nobody"),
+        (["replay", "h.parquet", "--lists", "later"], 2, "later"),
+    ],
+    ids=["no history", "no such rules", "no such file", "no such merchant", "no such word"],
+)
+def test_mistakes(made: Path, arguments: list[str], code: int, said: str) -> None:
+    done = run(made, *arguments)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_decision_log_is_decided_again_alike(tmp_path: Path) -> None:
+    """Screened through the payment path, with counters, a second step and metadata; then replayed from the log."""
+    bodies = []
+    for number in range(40):
+        card = {"fingerprint": f"fp_00beef_{'abcdefgh'[number % 8] * 32}", "bin": "40702411", "last4": "1111"}
+        bodies.append(
+            {
+                "merchant": ("medina-topup", "yasmine-donations", "carthage-market", "sahara-travel")[number % 4],
+                "transaction_id": f"T-{number // 8}-{number % 8}",
+                "at": f"2026-11-20T{10 + number // 10}:0{number % 10}:00Z",
+                "amount": str(5 * (number + 1)),
+                "currency": "TND",
+                "card": card,
+                "ip_address": f"41.226.11.{number % 3}",
+                "email": "A@b.tn",
+                "metadata": {"campaign": "round-up-1", "basket": number},
+            }
+        )
+    again = [{**body, "three_ds": {"status": "Y", "eci": "05"}} for body in bodies[:10]]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, bodies + again)) + "\n")
+    done = run(tmp_path, "screen", "in.jsonl")
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, "replay", "var/decisions.db", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["summary"]["transactions"] == 50
+    assert found["flips"] == []
+    assert {row["champion"] for row in found["matrix"]} >= {"accept", "refuse"}
