@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SERVES := $(VENV)/installed-to-serve
 STAMP  := $(VENV)/installed-to-test
 
-.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-velocity bench-replay bench-check schema clean
+.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-velocity bench-replay bench-access bench-check schema clean
 
 help:
 	@echo "make run              install into .venv, serve the API on http://127.0.0.1:8080 with the sample merchants"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-merchants  5,000 merchants: start, memory, reload"
 	@echo "make bench-velocity   counters beside 10,000,000 logged screenings (minutes, 11 GB in /tmp)"
 	@echo "make bench-replay     10,000,000 transactions against SQL written by hand (minutes, 5 GB in /tmp)"
+	@echo "make bench-access     what access and counting add to a screening"
 	@echo "make bench-lists      run-time lists of 1,000,000 cards and 100,000 networks"
 
 $(SERVES): pyproject.toml constraints.txt
@@ -74,6 +75,9 @@ bench-velocity: $(STAMP)
 
 bench-replay: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_replay
+
+bench-access: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_access
 
 bench-lists: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_lists
