@@ -386,6 +386,24 @@ def test_a_second_report_leaves_steps_alone_that_came_after_the_first(log: Decis
         assert counted == {one.name: value_of(one, subject, driven.calls, driven.reports) for one in counters}
 
 
+def test_the_same_report_again_leaves_steps_alone_that_came_after_it(log: DecisionLog) -> None:
+    """A gateway that retries a report says nothing new, whatever happened in between."""
+    with log:
+        driven = Driven(log)
+        counters = (ATTEMPTS, replace(ATTEMPTS, name="declines", among=Among.DECLINED))
+        driven.keep(counters)
+        reader = CounterReader(planned(None, counters))
+        first, _ = driven.count(past(0, transaction_id="A", request=0), reader)
+        driven.record(first)
+        driven.report(first, ReportKind.TECHNICAL_FAILURE)
+        second, _ = driven.count(past(0, transaction_id="A", request=1), reader)
+        driven.record(second)
+        driven.report(first, ReportKind.TECHNICAL_FAILURE)
+        subject, counted = driven.count(SUBJECT, reader)
+        assert counted == {"attempts": 1, "declines": 0}
+        assert counted == {one.name: value_of(one, subject, driven.calls, driven.reports) for one in counters}
+
+
 def test_a_long_past_is_filled_in_by_chunks_that_may_be_interrupted(log: DecisionLog) -> None:
     with log:
         driven = Driven(log)

@@ -108,6 +108,7 @@ class Driven:
         self.history = VelocityHistory(log.path)
         self.calls: list[Past] = []  # recorded ones
         self.reports: list[Report] = []
+        self.told: set[tuple[int, ReportKind]] = set()
 
     def keep(self, counters: tuple[Counter, ...] = COUNTERS, *, fill: bool = True) -> None:
         wanted: set[Wanted] = {
@@ -136,7 +137,11 @@ class Driven:
         return True
 
     def report(self, about: Past, kind: ReportKind) -> None:
+        """Reports what became of a call. The same report again changes nothing, for later steps neither."""
         assert self.log.record_outcome(about.sequence, kind.value, "05", about.at_us)
+        if (about.sequence, kind) in self.told:
+            return
+        self.told.add((about.sequence, kind))
         newest = self.log.next_id()  # after the report, before whatever comes next
         self.reports.append(Report(newest, about.merchant, about.transaction_id, kind))
 
