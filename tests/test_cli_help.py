@@ -43,4 +43,4 @@ def test_help_can_be_asked_for(path: tuple[str, ...]) -> None:
     ran = run(*path, "--help")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(f"Usage: fraudengine {' '.join(path)}")
-    assert max(map(len, ran.out.splitlines())) <= 110
+    assert max(map(len, ran.out.splitlines())) <= 100

@@ -35,8 +35,10 @@ def import_outcomes(source: str, merchant: str, form: str | None, state: Path | 
     """Take in outcomes from FILE, all or nothing: when any line is wrong, nothing is taken and each is named.
 
     \b
-    CSV columns: outcome, and screening_id or transaction_id (and merchant); code, amount, reference, at.
-    Gateway: JSON of order statuses, an array or one a line; orderNumber is the transaction id.
+    CSV columns: outcome, and screening_id or transaction_id (and merchant);
+                 code, amount, reference, at.
+    Gateway:     JSON of order statuses, an array or one a line;
+                 orderNumber is the transaction id.
 
     The same file again changes nothing.
     """
