@@ -8,36 +8,61 @@ from __future__ import annotations
 
 import io
 import sys
+from importlib import import_module
+from typing import Final
 
 import click
 
 from .. import cards
 from ..diagnostics import ConfigurationError, FraudengineError, RuleFilesRefused, StoreUnavailable
-from . import (
-    access,
-    checking,
-    comparing,
-    data,
-    explaining,
-    formatting,
-    handbook,
-    keys,
-    lists,
-    operating,
-    outcomes,
-    replaying,
-    reporting,
-    running,
-    showing,
-    starting,
-    testing,
-)
 from .options import Problem
 
 __all__ = ["main", "program"]
 
+# The modules that make each command; `keys` has the keys of callers and those of cards.
+MODULES: Final[dict[str, tuple[str, ...]]] = {
+    "audit": ("access",),
+    "backup": ("operating",),
+    "check": ("checking",),
+    "data": ("data",),
+    "diff": ("comparing",),
+    "docs": ("handbook",),
+    "doctor": ("operating",),
+    "explain": ("explaining",),
+    "fingerprint": ("data",),
+    "fmt": ("formatting",),
+    "generate": ("replaying",),
+    "keys": ("access", "keys"),
+    "lists": ("lists",),
+    "new": ("starting",),
+    "outcomes": ("outcomes",),
+    "replay": ("replaying",),
+    "report": ("reporting",),
+    "restore": ("operating",),
+    "schema": ("handbook",),
+    "screen": ("running",),
+    "serve": ("running",),
+    "show": ("showing",),
+    "status": ("running",),
+    "test": ("testing",),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class LazyGroup(click.Group):
+    """Commands whose modules are imported when they are called: `fmt` need not wait for the HTTP server's."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted(MODULES)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self.commands:
+            for module in MODULES.get(name, ()):
+                for command in import_module(f"{__name__}.{module}").COMMANDS:
+                    self.add_command(command)
+        return super().get_command(context, name)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="fraudengine")
 def program() -> None:
     """Screens card payments against each merchant's rules before they are authorised.
@@ -49,29 +74,6 @@ def program() -> None:
       fraudengine test         runs the tests beside the rule files
       fraudengine show NAME    shows what is in force for a merchant, and from where
     """
-
-
-for group in (
-    running,
-    checking,
-    formatting,
-    handbook,
-    testing,
-    explaining,
-    showing,
-    comparing,
-    starting,
-    reporting,
-    access,
-    lists,
-    outcomes,
-    operating,
-    keys,
-    data,
-    replaying,
-):
-    for command in group.COMMANDS:
-        program.add_command(command)
 
 
 def main() -> None:
