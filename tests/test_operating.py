@@ -149,7 +149,9 @@ def test_data_of_the_release_before_serve_on(tmp_path: Path) -> None:
         )
         assert reported.status_code == 201
         blacklisted = service.screen(
-            transaction_id="new-1", card={"pan": "4242424242424242", "country": "TN"}
+            transaction_id="new-1",
+            at=datetime.now(UTC).isoformat(),  # an older payment would read the lists as of before the entry
+            card={"pan": "4242424242424242", "country": "TN"},
         ).json()
         assert (blacklisted["decision"], blacklisted["reason"]["code"]) == ("refuse", "CARD_BLACKLISTED")
         assert service.stop() == 0

@@ -55,10 +55,9 @@ class LazyGroup(click.Group):
         return sorted(MODULES)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in self.commands:
-            for module in MODULES.get(name, ()):
-                for command in import_module(f"{__name__}.{module}").COMMANDS:
-                    self.add_command(command)
+        for module in MODULES.get(name, ()):
+            for command in import_module(f"{__name__}.{module}").COMMANDS:
+                self.add_command(command)
         return super().get_command(context, name)
 
 
