@@ -327,9 +327,14 @@ def test_no_key_no_answer_except_health(live: Service) -> None:
 
 def test_a_key_that_is_made_works_at_once_and_one_that_is_revoked_ends_at_once(live: Service) -> None:
     headers = make_key(live, "gateway", "--role", "gateway")
-    assert screen(live, headers, transaction_id="made").status_code == 200
     key_id = headers["authorization"].split("_")[2]
-    assert fraudengine("keys", "revoke", key_id, "--state", str(live.state)).returncode == 0
+    with httpx.Client(base_url=live.url, headers=headers) as client:  # one connection, the same head each time
+        for number in range(3):
+            sent = {**TRANSACTION, "transaction_id": f"made-{number}"}
+            assert client.post("/v1/screenings", json=sent).status_code == 200
+        assert fraudengine("keys", "revoke", key_id, "--state", str(live.state)).returncode == 0
+        refused = client.post("/v1/screenings", json={**TRANSACTION, "transaction_id": "made-3"})
+        assert (refused.status_code, refused.json()["type"]) == (401, "/problems/unauthorized")
     assert screen(live, headers, transaction_id="revoked").status_code == 401
     listed = fraudengine("keys", "list", "--all", "--format", "json", "--state", str(live.state))
     (row,) = [row for row in json.loads(listed.stdout) if row["id"] == key_id]

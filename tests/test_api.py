@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,16 +123,24 @@ class StandIn:
         self.delay_s = 0.0
         self.stopped = False
 
-    async def screen(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
-        if self.delay_s:
-            print("asked", file=sys.stderr, flush=True)
-            await asyncio.sleep(self.delay_s)
+    def begin(
+        self,
+        transaction: Transaction,
+        request_digest: bytes,
+        received_ns: int,
+        tell: Callable[[bytes | Exception], None],
+    ) -> None:
         if self.fails is not None:
             raise self.fails
         if transaction.merchant != "carthage-market":
             raise UnknownMerchant(transaction.merchant)
         self.seen.append(transaction)
-        return json.dumps({"screening_id": request_digest.hex(), "decision": "accept"}).encode()
+        answer = json.dumps({"screening_id": request_digest.hex(), "decision": "accept"}).encode()
+        if self.delay_s:
+            print("asked", file=sys.stderr, flush=True)
+            asyncio.get_running_loop().call_later(self.delay_s, tell, answer)
+        else:
+            tell(answer)
 
     def screening(self, id_text: str) -> bytes | None:
         if self.fails is not None:
@@ -474,12 +483,13 @@ def serve_stand_in() -> None:
     screener.delay_s = float(sys.argv[1])
     http_protocol.ARRIVAL_SECONDS = float(sys.argv[2])  # type: ignore[misc]
     server_module.MAX_CONNECTIONS = int(sys.argv[3])  # type: ignore[misc]
+    server_module.KEEP_ALIVE_SECONDS = int(sys.argv[4])  # type: ignore[misc]
     serve(Config(port=0), screener, Anyone())
 
 
 @contextmanager
 def served(
-    delay_s: float = 0.0, arrival_s: float = 10.0, most_connections: int = 100
+    delay_s: float = 0.0, arrival_s: float = 10.0, most_connections: int = 100, keep_alive_s: int = 75
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
     process = subprocess.Popen(
@@ -490,6 +500,7 @@ def served(
             str(delay_s),
             str(arrival_s),
             str(most_connections),
+            str(keep_alive_s),
         ],
         cwd=ROOT,
         env={**environ, "PYTHONPATH": str(ROOT / "src")},
@@ -593,6 +604,56 @@ def test_requests_in_two_pieces_and_several_in_one(server: tuple[subprocess.Pope
         answers = read_answers(connection, 9)
         assert connection.recv(1) == b""
     assert [status for status, _ in answers] == [200, 200, 200, 400, 200, 200, 200, 200, 200]
+
+
+def test_a_head_that_was_seen_before_is_answered_however_it_comes(
+    server: tuple[subprocess.Popen[str], int],
+) -> None:
+    """Whole, in pieces, with a wrong body, with more behind it: a known head answers nothing wrongly."""
+    body = json.dumps(EXAMPLE).encode()
+    whole = request_bytes(body, "connection: Keep-Alive")
+    bad = request_bytes(b" " * len(body), "connection: Keep-Alive")
+    with socket.create_connection(("127.0.0.1", server[1]), timeout=30) as connection:
+        for sent, expected in (
+            ([whole], [200]),
+            ([whole], [200]),
+            ([whole[:-1], whole[-1:]], [200]),
+            ([whole[:30], whole[30:]], [200]),
+            ([bad], [400]),
+            ([whole + whole], [200, 200]),
+            ([whole + whole[:40], whole[40:]], [200, 200]),
+            ([b"\r\n", whole], [200]),
+            ([whole], [200]),
+        ):
+            for piece in sent:
+                connection.sendall(piece)
+                time.sleep(0.01)  # so that the pieces come apart; they may also come together
+            assert [status for status, _ in read_answers(connection, len(expected))] == expected
+        connection.sendall(request_bytes(body, "connection: close"))
+        read_answers(connection, 1)
+        assert connection.recv(1) == b""
+
+
+def test_known_heads_are_bounded() -> None:
+    known = http_protocol._KnownHeads()
+    for number in range(http_protocol.MAX_KNOWN_HEADS + 5):
+        known.remember(b"%d" % number, [], 0)
+    assert len(known) == 5
+
+
+def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
+    with (
+        served(keep_alive_s=1) as (_, port),
+        socket.create_connection(("127.0.0.1", port), timeout=30) as connection,
+    ):
+        sent = request_bytes(json.dumps(EXAMPLE).encode())
+        for _ in range(4):  # longer together than a connection may be idle
+            connection.sendall(sent)
+            assert read_answers(connection, 1)[0][0] == 200
+            time.sleep(0.4)
+        used = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.3 < time.monotonic() - used < 10
 
 
 @pytest.mark.parametrize("sent", [b"\0\0\0\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 40_000])

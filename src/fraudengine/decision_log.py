@@ -206,6 +206,13 @@ class DecisionLog:
         self._enqueue(entry, future.get_loop())
         return future
 
+    def append_then(self, record: ScreeningRecord, tell: Waiter) -> None:
+        """The same without a future: `tell` is called in the running loop once the record is on disk or refused."""
+        entry = PendingRecord(record, self._lock)
+        loop = asyncio.get_running_loop()
+        entry.then(loop, tell)
+        self._enqueue(entry, loop)
+
     def append_and_wait(self, record: ScreeningRecord) -> Written:
         """The same for callers without an event loop; blocks until the record is on disk."""
         entry = PendingRecord(record, self._lock)

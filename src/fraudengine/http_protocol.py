@@ -1,26 +1,80 @@
-"""uvicorn's HTTP protocol, with bounds on what a client may send, and a short way for requests that are whole.
+"""uvicorn's HTTP protocol, with bounds on what a client may send, and short ways for requests that are whole.
 
 The short way: a request of ordinary form (HTTP/1.1, body of known and modest length, nobody before it on the
 connection still unanswered) reaches the application when its last byte is there, and an answer that is given at
 once leaves in one write. Anything else goes uvicorn's own way.
+
+The direct way: such a request that is a screening, and that the gate admits, reaches `ScreeningEndpoint.answer`
+without ASGI: no task, scope or future of its own; the commit's return writes the answer. The head of such a request
+is remembered, byte for byte, with what the parser read in it: a gateway sends the same few heads all day, so that
+most requests need no parsing. The key in the head is asked for anew each time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from .api.app import ScreeningApp
 from .api.problems import OVERLOADED, TIMEOUT, UNREADABLE, Problem
-from .api.screenings import send_problem
+from .api.screenings import JSON, NO_STORE, PATH, Given, send_problem
+from .structured_log import Trace
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
 
 _WITH_A_WILL_OF_THEIR_OWN: Final = frozenset({b"transfer-encoding", b"connection", b"upgrade", b"expect"})
+_SCREENING: Final = PATH.encode()
+_SCREENING_HEAD: Final = f"POST {PATH} HTTP/1.1\r\n".encode()
+_HEAD_END: Final = b"\r\n\r\n"
+MAX_KNOWN_HEADS: Final = 1024
+_ANSWER_HEAD: Final = b"".join(name + b": " + value + b"\r\n" for name, value in (JSON, NO_STORE))
+
+_Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class _KnownHeads(dict[bytes, tuple[_Headers, int]]):
+    """Heads of screenings as they were sent, with their fields as the parser reads them and the body's length."""
+
+    def remember(self, head: bytes, headers: _Headers, length: int) -> None:
+        if len(self) >= MAX_KNOWN_HEADS:
+            self.clear()
+        self[head] = headers, length
+
+
+_KNOWN_HEADS: Final = _KnownHeads()
+
+
+class _DefaultHeaders:
+    """The fields that every answer has (`date`), as bytes; uvicorn makes a new list of them each second."""
+
+    def __init__(self) -> None:
+        self._made_of: object = None
+        self._written = b""
+
+    def written(self, headers: _Headers) -> bytes:
+        if headers is not self._made_of:
+            self._written = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+            self._made_of = headers
+        return self._written
+
+
+_DEFAULT_HEADERS: Final = _DefaultHeaders()
+
+
+class _DirectCycle:
+    """What uvicorn asks of a request under way, for one that goes the direct way; one for each connection."""
+
+    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started")
+
+    def __init__(self, done: asyncio.Event) -> None:
+        self.message_event = done
+        self.response_complete = self.keep_alive = True
+        self.disconnected = self.response_started = False
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -33,6 +87,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _whole = False
+    _went_directly = False
     _late: asyncio.TimerHandle | None = None
     _short: bytes | None = None  # the body so far of a request that goes the short way
 
@@ -41,6 +96,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._most, self.limit_concurrency = self.limit_concurrency, None
         self._served = self.app
         self._done = asyncio.Event()
+        self._screens = self.config.app if isinstance(self.config.app, ScreeningApp) else None
+        self._direct = _DirectCycle(self._done)
+        self._at_rest = True  # the parser has read whole requests, and nothing of the next one
+        self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -49,14 +108,26 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._late is not None:
             self._late.cancel()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        cut = 0
+        if self._at_rest and self._screens is not None and data.startswith(_SCREENING_HEAD):
+            cut = data.find(_HEAD_END) + len(_HEAD_END)
+            known = _KNOWN_HEADS.get(data[:cut])
+            if known is not None and len(data) == cut + known[1] and self._answer_known(known[0], data[cut:]):
+                return
         super().data_received(data)
         if self._whole:
             if self._late is not None:
                 self._late.cancel()
                 self._late = None
+            if self._went_directly and self._at_rest:
+                length = len(data) - cut
+                if cut >= len(_HEAD_END) and (b"content-length", b"%d" % length) in self.headers:
+                    _KNOWN_HEADS.remember(data[:cut], self.headers, length)
             return
         if self._late is None:
             self._late = self.loop.call_later(ARRIVAL_SECONDS, self._end_late)
@@ -65,17 +136,100 @@ class BoundedHttp(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The request line and headers are too long.")
 
+    # ---- the direct way ---------------------------------------------------------------------------
+
+    def _answer_known(self, headers: _Headers, body: bytes) -> bool:
+        """Takes a whole request whose head is known; False when it has to go through the parser."""
+        cycle = self.cycle
+        if (cycle is not None and not cycle.response_complete) or self.flow.write_paused or self._is_crowded():
+            return False
+        if self.transport.is_closing() or not self._answer_directly(headers, body):
+            return False
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        return True
+
+    def _answer_directly(self, headers: _Headers, body: bytes) -> bool:
+        """Has a screening answered; False when the gate does not admit it, which ASGI then tells it."""
+        assert self._screens is not None
+        grant = self._screens.admit_screening(headers)
+        if grant is None:
+            return False
+        direct = self._direct
+        direct.response_complete = direct.response_started = False
+        direct.keep_alive = True
+        self.cycle = direct  # type: ignore[assignment]  # it has what is asked of it
+        self._screens.screenings.answer(headers, body, grant, self._reply)
+        return True
+
+    def _reply(self, given: Given, trace: Trace | None) -> None:
+        """Writes the answer of the direct request under way."""
+        direct = self._direct
+        direct.response_complete = True
+        if self.transport.is_closing():
+            return
+        lines = [_DEFAULT_HEADERS.written(self.server_state.default_headers)]
+        close = not direct.keep_alive
+        if isinstance(given, bytes):
+            status, body = 200, given
+            lines.append(_ANSWER_HEAD)
+        else:
+            status, body = given.status, given.body()
+            close = close or given.close
+            lines += [f"{name}: {value}\r\n".encode() for name, value in given.headers if name != "connection"]
+        if trace is not None:
+            lines.append(b"%b: %b\r\n" % trace.header)
+        if close:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(
+            b"%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status] + b"".join(lines), len(body), body)
+        )
+        if close:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """Begins what waits in the pipeline, or the time that an idle connection has."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:  # else the one that runs looks at `_idle_since` when it ends
+            self._wait_for_more(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Leaves the timer alone: one for each connection, not one for each request."""
+
+    def _wait_for_more(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if self.transport.is_closing() or under_way or self._late is not None:
+            return  # whoever ends what is under way begins anew
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._wait_for_more(left)
+        else:
+            self.transport.close()
+
     # ---- the parser's calls -----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         self._in_head, self._whole, self._head_bytes = True, False, 0
+        self._at_rest = self._went_directly = False
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        most = self._most
-        crowded = most is not None and max(len(self.connections), len(self.tasks)) >= most
-        self.app = _answer_overloaded if crowded else self._served
+        self.app = _answer_overloaded if self._is_crowded() else self._served
         if self._goes_the_short_way():
             self._short = b""
             return
@@ -85,11 +239,17 @@ class BoundedHttp(HttpToolsProtocol):
         self.headers += headers
         super().on_headers_complete()
 
+    def _is_crowded(self) -> bool:
+        most = self._most
+        return most is not None and max(len(self.connections), len(self.tasks)) >= most
+
     def _goes_the_short_way(self) -> bool:
         if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
             return False
         for name, value in self.headers:
-            if name in _WITH_A_WILL_OF_THEIR_OWN or (name == b"content-length" and int(value) > MAX_WHOLE_BYTES):
+            if name in _WITH_A_WILL_OF_THEIR_OWN and (name != b"connection" or value.lower() != b"keep-alive"):
+                return False
+            if name == b"content-length" and int(value) > MAX_WHOLE_BYTES:
                 return False
         url = self.url
         if url[:1] != b"/" or b"%" in url or b"?" in url or b"#" in url or not url.isascii():
@@ -108,7 +268,14 @@ class BoundedHttp(HttpToolsProtocol):
         if body is None:
             super().on_message_complete()
             return
-        path = self.url.decode("ascii")
+        self._at_rest = True
+        url, app = self.url, self.app
+        method = self.parser.get_method()
+        screens = url == _SCREENING and method == b"POST" and self._screens is not None and app is self._served
+        if screens and self._answer_directly(self.headers, body):
+            self._went_directly = True
+            return
+        path = url.decode("ascii")
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -116,10 +283,10 @@ class BoundedHttp(HttpToolsProtocol):
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,  # type: ignore[typeddict-item]  # as uvicorn's
-            "method": self.parser.get_method().decode("ascii"),
+            "method": method.decode("ascii"),
             "root_path": self.root_path,
             "path": self.root_path + path,
-            "raw_path": self.root_path.encode("ascii") + self.url,
+            "raw_path": self.root_path.encode("ascii") + url,
             "query_string": b"",
             "headers": self.headers,
             "state": self.app_state.copy(),
@@ -139,7 +306,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.on_response_complete,
         )
         self.cycle.unread = body
-        self._start_asgi_task(self.cycle, self.app)
+        self._start_asgi_task(self.cycle, app)
 
     # ---- refusals ---------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 
 from .audit import AuditLog
+from .batch_writer import Settled
 from .card_keys import KeyWatch
 from .cards import CardKey
 from .counting import Counting
@@ -67,6 +68,45 @@ LIVE_WITHIN_US: Final = 86_400_000_000
 UPKEEP_SECONDS: Final = 2.0
 PERSIST_SECONDS: Final = 1.0
 LOOKS_PER_INTERVAL: Final = 5
+
+
+Tell: TypeAlias = Callable[[bytes | Exception], None]
+"""Takes the answer of a screening, or why there is none."""
+
+
+class _UnderWay:
+    """A screening whose record is on its way to the disk."""
+
+    __slots__ = ("decided_ns", "given", "metrics", "read_ns", "received_ns", "record", "tell")
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        record: ScreeningRecord,
+        given: bytes,
+        received_ns: int,
+        read_ns: int,
+        decided_ns: int,
+        tell: Tell,
+    ) -> None:
+        self.metrics, self.record, self.given, self.tell = metrics, record, given, tell
+        self.received_ns, self.read_ns, self.decided_ns = received_ns, read_ns, decided_ns
+
+    def settled(self, outcome: Settled) -> None:
+        """Tells the answer once the commit returned, in the loop's thread."""
+        if isinstance(outcome, Exception):
+            self.tell(outcome)
+            return
+        record = self.record
+        self.metrics.count_screening(
+            record.merchant,
+            record.outcome,
+            record.code,
+            (self.read_ns - self.received_ns) / 1e9,
+            (self.decided_ns - self.read_ns) / 1e9,
+            (time.perf_counter_ns() - self.decided_ns) / 1e9,
+        )
+        self.tell(_answer_in(outcome.document) if isinstance(outcome, AlreadyRecorded) else self.given)
 
 
 class Screener:
@@ -129,10 +169,11 @@ class Screener:
 
     # ---- screening ----------------------------------------------------------------------------------
 
-    async def screen(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
-        """The answer as JSON, once its record is durable. A retried call gets the answer it got before.
+    def begin(self, transaction: Transaction, request_digest: bytes, received_ns: int, tell: Tell) -> None:
+        """Decides, and has `tell` called in this event loop with the answer as JSON once its record is durable.
 
-        Raises UnknownMerchant, and StoreUnavailable when the record cannot be made.
+        A retried call gets the answer it got before. Raises UnknownMerchant and ConflictingTransaction, and
+        StoreUnavailable when the log is closed, full or cannot be read; one that comes later is told.
         """
         read_ns = time.perf_counter_ns()
         rows = self.log.find_transaction(transaction.merchant, transaction.transaction_id)
@@ -140,20 +181,12 @@ class Screener:
             same = next((row for row in rows if row.is_same_request(request_digest)), None)
             if same is not None:
                 self._metrics.count("retries")
-                return await self._recorded_answer(same)
+                self._answer_again(same, tell)
+                return
             self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
-        decided_ns = time.perf_counter_ns()
-        answered = self._settled(await self.log.append(record), given)
-        self._metrics.count_screening(
-            record.merchant,
-            record.outcome,
-            record.code,
-            (read_ns - received_ns) / 1e9,
-            (decided_ns - read_ns) / 1e9,
-            (time.perf_counter_ns() - decided_ns) / 1e9,
-        )
-        return answered
+        under_way = _UnderWay(self._metrics, record, given, received_ns, read_ns, time.perf_counter_ns(), tell)
+        self.log.append_then(record, under_way.settled)
 
     def screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
         """The same for callers without an event loop (the command line); blocks until the record is durable."""
@@ -244,14 +277,21 @@ class Screener:
             fingerprint = card.fingerprint if card is not None else None
             self._upkeep.note(transaction.merchant, lists.hits, transaction.at_us, fingerprint)
 
-    async def _recorded_answer(self, row: EarlierRow) -> bytes:
-        """The answer of a call that is recorded, or about to be."""
-        if row.pending is not None:
-            written = await row.pending.wait()
-            if isinstance(written, AlreadyRecorded):
-                return _answer_in(written.document)
-            return _answer_in(row.pending.record.document)
-        return _answer_in(self.log.get(row.id) or b"{}")
+    def _answer_again(self, row: EarlierRow, tell: Tell) -> None:
+        """Tells the answer of a call that is recorded, or once it is."""
+        pending = row.pending
+        if pending is None:
+            tell(_answer_in(self.log.get(row.id) or b"{}"))
+            return
+        own = pending.record.document
+
+        def written(outcome: Settled) -> None:
+            if isinstance(outcome, Exception):
+                tell(outcome)
+            else:
+                tell(_answer_in(outcome.document if isinstance(outcome, AlreadyRecorded) else own))
+
+        pending.then(asyncio.get_running_loop(), written)
 
     @staticmethod
     def _settled(written: Written, given: bytes) -> bytes:

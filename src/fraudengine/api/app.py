@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from ..access import Grant
+from ..access import Action, Grant
 from ..audit import acting
 from ..cards import find_pans, hide_pans
 from ..config import Config
@@ -44,7 +44,7 @@ from .problems import (
     problem_of_status,
 )
 from .rule_sets import describe_rule_set
-from .screenings import PATH, ScreeningEndpoint, Screens, send_problem
+from .screenings import PATH, Headers, ScreeningEndpoint, Screens, send_problem
 
 DESCRIPTION: Final = """Screens card payments before they are authorised.
 
@@ -89,6 +89,14 @@ class ScreeningApp(FastAPI):
             grant: Grant | None = scope["grant"]
             acting.set(_caller(grant, scope))  # the task is this call's own
             await super().__call__(scope, receive, send)
+
+    def admit_screening(self, headers: Headers) -> Grant | None:
+        """The grant of a screening that may pass; None: the call has to come by ASGI to be refused."""
+        try:
+            grant = self.gate.access.grant(headers)
+        except FraudengineError:
+            return None
+        return grant if grant is not None and grant.may(Action.SCREEN) else None
 
     def _admit(self, scope: Scope) -> Problem | None:
         try:

@@ -6,9 +6,11 @@ What is given up is dependency injection on this one route; OpenAPI documents it
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
@@ -25,8 +27,10 @@ _log = logging.getLogger(__name__)
 PATH: Final = "/v1/screenings"
 DRAIN_BYTES: Final = 32 * 1024 * 1024  # a refused body up to this is read and dropped, so that the answer arrives
 
-_JSON: Final = (b"content-type", b"application/json")
-_NO_STORE: Final = (b"cache-control", b"no-store")
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+JSON: Final = (b"content-type", b"application/json")
+NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 class Screens(Protocol):
@@ -35,7 +39,13 @@ class Screens(Protocol):
     @property
     def card_key(self) -> CardKey: ...
 
-    async def screen(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes: ...
+    def begin(
+        self,
+        transaction: Transaction,
+        request_digest: bytes,
+        received_ns: int,
+        tell: Callable[[bytes | Exception], None],
+    ) -> None: ...
 
     def count(self, name: str) -> None: ...
 
@@ -50,65 +60,109 @@ class _Disconnected(Exception):
     pass
 
 
+Given: TypeAlias = bytes | Problem
+"""What a call comes to: the answer as JSON, or a problem."""
+Reply: TypeAlias = Callable[[Given, Trace | None], None]
+
+
+class _Call:
+    """One call whose answer waits for the disk."""
+
+    __slots__ = ("_endpoint", "_merchant", "_received_ns", "_reply", "trace")
+
+    def __init__(self, endpoint: ScreeningEndpoint, received_ns: int, trace: Trace | None, reply: Reply) -> None:
+        self._endpoint, self._received_ns, self.trace, self._reply = endpoint, received_ns, trace, reply
+        self._merchant = ""
+
+    def begin(self, body: bytes, grant: Grant) -> None:
+        screener = self._endpoint.screener
+        transaction, digest = read_transaction(body, screener.card_key, time.time_ns() // 1000)
+        if not grant.covers(transaction.merchant):
+            raise _Refused(Problem(FORBIDDEN, NOT_YOURS, (("merchant", "is not one of the key's"),)))
+        self._merchant = transaction.merchant
+        screener.begin(transaction, digest, self._received_ns, self.tell)
+
+    def tell(self, outcome: bytes | Exception) -> None:
+        if isinstance(outcome, bytes):
+            trace, lines = self.trace, self._endpoint.lines
+            if trace is not None and lines is not None:
+                lines.write(self._merchant, outcome, trace, (time.perf_counter_ns() - self._received_ns) // 1000)
+            self._reply(outcome, trace)
+        else:
+            self._reply(self._endpoint.refusal(outcome), self.trace)
+
+
 class ScreeningEndpoint:
-    """Answers one call after another; holds nothing of any of them."""
+    """Answers one call after another; holds nothing of any of them.
+
+    A whole request comes by `answer`, straight from the protocol; any other through ASGI.
+    """
 
     def __init__(self, screener: Screens, max_body_bytes: int, lines: ScreeningLines | None = None) -> None:
-        self._lines = lines
-        self._screener = screener
-        self._max_body_bytes = max_body_bytes
+        self.lines = lines
+        self.screener = screener
+        self.max_body_bytes = max_body_bytes
+
+    def answer(self, headers: Headers, body: bytes, grant: Grant, reply: Reply) -> None:
+        """Answers a whole request that the gate admitted: `reply` is called once, at once or after the commit."""
+        call = self._call(headers, reply)
+        try:
+            _check_headers(headers)
+            if len(body) > self.max_body_bytes:
+                raise _Refused(self._too_large())
+            call.begin(body, grant)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a call: every error gets an answer
+            call.tell(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a call that the gate admitted; `scope["grant"]` says for which merchants it may be."""
         grant: Grant = scope["grant"]
-        received_ns = time.perf_counter_ns()
-        trace = read_trace(scope["headers"])
-        if trace is None and self._lines is not None:
-            trace = new_trace()
+        given: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
+
+        def reply(outcome: Given, _: Trace | None) -> None:
+            if not given.done():  # the server gave up waiting
+                given.set_result(outcome)
+
+        call = self._call(scope["headers"], reply)
         try:
-            body = await self._read_body(scope, receive)
-            transaction, digest = read_transaction(body, self._screener.card_key, time.time_ns() // 1000)
-            if not grant.covers(transaction.merchant):
-                raise _Refused(Problem(FORBIDDEN, NOT_YOURS, (("merchant", "is not one of the key's"),)))
-            answer = await self._screener.screen(transaction, digest, received_ns)
+            call.begin(await self._read_body(scope, receive), grant)
         except _Disconnected:
             return
-        except _Refused as refused:
-            problem = refused.problem
-        except Exception as error:  # noqa: BLE001 - the outermost frame of a call: every error gets an answer
+        except Exception as error:  # noqa: BLE001 - as above
+            call.tell(error)
+        outcome, trace = await given, call.trace
+        if isinstance(outcome, Problem):
+            await send_problem(outcome, send, trace)
+            return
+        headers = [JSON, (b"content-length", b"%d" % len(outcome)), NO_STORE]
+        if trace is not None:
+            headers.append(trace.header)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": outcome})
+
+    def _call(self, headers: Headers, reply: Reply) -> _Call:
+        received_ns = time.perf_counter_ns()
+        trace = read_trace(headers)
+        if trace is None and self.lines is not None:
+            trace = new_trace()
+        return _Call(self, received_ns, trace, reply)
+
+    def refusal(self, error: Exception) -> Problem:
+        """What a caller is told of an error; it is counted by its kind."""
+        if isinstance(error, _Refused):
+            problem = error.problem
+        else:
             found = problem_for(error)
             if found is None:
-                _log.exception("a screening failed")
+                _log.error("a screening failed", exc_info=error)
             problem = found or Problem(INTERNAL, INTERNAL.help)
-        else:
-            headers = [_JSON, (b"content-length", b"%d" % len(answer)), _NO_STORE]
-            if trace is not None:
-                headers.append(trace.header)
-                if self._lines is not None:
-                    elapsed_us = (time.perf_counter_ns() - received_ns) // 1000
-                    self._lines.write(transaction.merchant, answer, trace, elapsed_us)
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": answer})
-            return
-        self._screener.count(f"refused_{problem.kind.name}")
-        await send_problem(problem, send, trace)
+        self.screener.count(f"refused_{problem.kind.name}")
+        return problem
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, never holding more than the bound. How long it may take is the server's to bound."""
-        length, expects = 0, False
-        for name, value in scope["headers"]:
-            if name == b"content-type":
-                if not _is_json(value):
-                    raise _Refused(Problem(MEDIA_TYPE_REFUSED, MEDIA_TYPE_REFUSED.help, close=True))
-            elif name == b"content-encoding":
-                if value.strip().lower() not in (b"", b"identity"):
-                    detail = "A compressed body is not read; send it without Content-Encoding."
-                    raise _Refused(Problem(MEDIA_TYPE_REFUSED, detail, close=True))
-            elif name == b"content-length":
-                length = int(value)
-            elif name == b"expect":
-                expects = True
-        if length > self._max_body_bytes:
+        length, expects = _check_headers(scope["headers"])
+        if length > self.max_body_bytes:
             if not expects and length <= DRAIN_BYTES:
                 await self._drain(receive)
             raise _Refused(self._too_large())
@@ -116,20 +170,20 @@ class ScreeningEndpoint:
         if message["type"] != "http.request":
             raise _Disconnected
         first: bytes = message.get("body", b"")
-        if not message.get("more_body", False) and len(first) <= self._max_body_bytes:
+        if not message.get("more_body", False) and len(first) <= self.max_body_bytes:
             return first
         return await self._read_rest(first, message.get("more_body", False), receive)
 
     async def _read_rest(self, first: bytes, more: bool, receive: Receive) -> bytes:
         chunks, size = [first], len(first)
-        while more and size <= self._max_body_bytes:
+        while more and size <= self.max_body_bytes:
             message = await receive()
             if message["type"] != "http.request":
                 raise _Disconnected
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             more = message.get("more_body", False)
-        if size > self._max_body_bytes:
+        if size > self.max_body_bytes:
             chunks.clear()
             if more:
                 await self._drain(receive)
@@ -147,7 +201,28 @@ class ScreeningEndpoint:
             more = message.get("more_body", False)
 
     def _too_large(self) -> Problem:
-        return Problem(TOO_LARGE, f"The body has more than {self._max_body_bytes} bytes.", close=True)
+        return Problem(TOO_LARGE, f"The body has more than {self.max_body_bytes} bytes.", close=True)
+
+
+def _check_headers(headers: Headers) -> tuple[int, bool]:
+    """The body's length as announced, and whether the client waits to be asked for it.
+
+    Raises _Refused for a body of another media type.
+    """
+    length, expects = 0, False
+    for name, value in headers:
+        if name == b"content-type":
+            if not _is_json(value):
+                raise _Refused(Problem(MEDIA_TYPE_REFUSED, MEDIA_TYPE_REFUSED.help, close=True))
+        elif name == b"content-encoding":
+            if value.strip().lower() not in (b"", b"identity"):
+                detail = "A compressed body is not read; send it without Content-Encoding."
+                raise _Refused(Problem(MEDIA_TYPE_REFUSED, detail, close=True))
+        elif name == b"content-length":
+            length = int(value)
+        elif name == b"expect":
+            expects = True
+    return length, expects
 
 
 def _is_json(content_type: bytes) -> bool:
