@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from fraudengine.backends.columnar_velocity import add_counters
 from fraudengine.facts import FactValue
 from fraudengine.money import Money
+from fraudengine.rules.ast import Outcome
 from fraudengine.rules.counters import Counter
 from fraudengine.velocity import Past, Report, network_of, value_of, without_retries
 
-from .velocity_cases import COUNTERS, Step, histories, planned
+from .velocity_cases import COUNTERS, MERCHANTS, MINUTE_US, NOW_US, Step, histories, planned
 
 CALLS = pa.schema(
     [
@@ -176,6 +177,25 @@ def test_duckdb_counts_what_the_law_counts_at_length(
     duckdb: Any, many: list[list[Step]], at_most: int | None
 ) -> None:
     compare(duckdb, many, at_most)
+
+
+def test_steps_in_different_currencies_add_up_as_the_first(duckdb: Any) -> None:
+    """The first step counts, in its own currency; a later one in another is not added beside it."""
+    facts: dict[str, FactValue] = {"three_ds": "none", "card": "fp_a", "email": "a@b.tn"}
+
+    def call(sequence: int, transaction_id: str, amount: Money) -> Past:
+        at_us = NOW_US + sequence * MINUTE_US
+        return Past(sequence, MERCHANTS[0], transaction_id, at_us, amount, Outcome.ACCEPT, facts, sequence)
+
+    steps = (Money(1_000, "EUR"), Money(5, "TND"))
+    one = [call(number, "T1", amount) for number, amount in enumerate(steps, start=1)]
+    one += [call(3, "T2", Money(7, "TND")), call(4, "T3", Money(9, "EUR"))]
+    sums = tuple(counter for counter in COUNTERS if counter.name == "spent")
+    found = by_columns(duckdb, one, [], None, sums)
+    counted = {number: {"spent": value_in(row, "spent")} for number, row in found.items()}
+    assert counted == by_the_law(one, [], None, sums)
+    assert counted[3] == {"spent": Money(0, "TND")}
+    assert counted[4] == {"spent": Money(1_000, "EUR")}
 
 
 def test_no_counters_change_nothing(duckdb: Any) -> None:

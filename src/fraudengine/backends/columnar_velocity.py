@@ -138,8 +138,9 @@ def _mark_events(known: Expr, counter: Counter) -> Expr:
         fits = fits & known[counter.distinct].notnull()
     marked = known.mutate(fits__=fits, start__=start, end__=end)
     if counter.distinct is None:
-        # The first of the transaction's steps that fits; what one report ends, another may follow.
-        group = [marked.key__, marked.merchant, marked.transaction_id, marked.fits__]
+        # The first of the transaction's steps that fits, in whatever currency: `key__` may hold the currency,
+        # and a later step in another one does not count beside it. What one report ends, another may follow.
+        group = [*(marked[fact] for fact in counter.per), marked.merchant, marked.transaction_id, marked.fits__]
         if among is not Among.TECHNICAL_FAILURES:
             group.append(marked.technical__)
         first = ibis.row_number().over(group_by=group, order_by=marked.sequence) == 0
