@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
-from .options import Problem, configuration, data_option, format_option, state_option
+from .budgeting import NAMED, budget_annotations, budget_object, budget_text
+from .options import Problem, configuration, data_option, state_option
 
 if TYPE_CHECKING:
+    from ..replay.budget import Budget
+    from ..replay.budget_check import BudgetReport
     from ..replay.result import ReplayResult, ReplayTable
 
 _MOMENT = click.DateTime(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
@@ -57,6 +60,12 @@ _OUTCOMES: Final = ("accept", "challenge", "refuse")
 )
 @click.option("--flips", "flip_limit", type=click.IntRange(0), default=200, help="How many flips are explained.")
 @click.option(
+    "--budget",
+    "budget_file",
+    type=click.Path(path_type=Path),
+    help="YAML file of what may change at most; exit with 1 when a bound is broken.",
+)
+@click.option(
     "--guess-mapping",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -64,7 +73,13 @@ _OUTCOMES: Final = ("accept", "challenge", "refuse")
 )
 @state_option
 @data_option
-@format_option
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json", "github"]),
+    default=None,
+    help="How the result is written; github adds annotations of broken bounds. [env: FRAUDENGINE_FORMAT]",
+)
 def replay(
     history: tuple[Path, ...],
     rules: str | None,
@@ -81,6 +96,7 @@ def replay(
     rejects: Path | None,
     keep_history: Path | None,
     flip_limit: int,
+    budget_file: Path | None,
     guess_mapping: Path | None,
     state: Path | None,
     data_directory: Path | None,
@@ -97,11 +113,13 @@ def replay(
         return
     if not history:
         raise Problem("name a history to replay", 2)
-    config = configuration(state=state, data=data_directory, format=output)
+    form = output or configuration().format
+    config = configuration(state=state, data=data_directory, format="text" if form == "github" else form)
     from ..replay.engine import replay as run
     from ..replay.engines import EngineUnavailable
     from ..replay.rule_sources import NoSuchRules
 
+    budget = _read_budget(budget_file)
     bar = ProgressBar()
     try:
         result = run(
@@ -130,10 +148,16 @@ def replay(
     finally:
         bar.clear()
     with result:
-        if config.format == "json":
-            click.echo(as_json(result))
+        kept = None if budget is None else _check(result, budget, form)
+        if form == "json":
+            click.echo(as_json(result, kept))
         else:
             click.echo(summarise(result))
+        if kept is not None and form != "json":
+            click.echo(f"\n{budget_text(kept)}")
+        if kept is not None and form == "github":
+            for annotation in budget_annotations(kept):
+                click.echo(annotation)
         if result.rejects_file is not None:
             click.echo(
                 f"fraudengine: {result.summary.rejected:,} rows are listed in {result.rejects_file}", err=True
@@ -144,6 +168,25 @@ def replay(
                 "this is a fault of fraudengine; do not rely on these figures",
                 3,
             )
+        if kept is not None and not kept.holds:
+            sys.exit(1)
+
+
+def _read_budget(path: Path | None) -> Budget | None:
+    """The budget, before anything is replayed."""
+    if path is None:
+        return None
+    from ..replay.budget import load_budget
+
+    if not path.is_file():
+        raise Problem(f"there is no budget {path}", 2)
+    return load_budget(path)
+
+
+def _check(result: ReplayResult, budget: Budget, form: str) -> BudgetReport:
+    from ..replay.budget_check import check_budget
+
+    return check_budget(result, budget, NAMED if form == "text" else None)
 
 
 def _require_extra() -> None:
@@ -265,13 +308,14 @@ def _silenced(result: ReplayResult) -> list[str]:
     return lines
 
 
-def as_json(result: ReplayResult) -> str:
-    """Every table and the summary as one JSON object."""
+def as_json(result: ReplayResult, kept: BudgetReport | None = None) -> str:
+    """Every table and the summary as one JSON object, and how the budget was kept."""
     import json
     from dataclasses import asdict
 
     tables = {name: table.rows() for name, table in result.tables.items()}
-    return json.dumps({"summary": asdict(result.summary), **tables}, default=str, indent=2)
+    kept_object = {} if kept is None else {"budget": budget_object(kept)}
+    return json.dumps({"summary": asdict(result.summary), **tables, **kept_object}, default=str, indent=2)
 
 
 # ---- generate -------------------------------------------------------------------------------------
