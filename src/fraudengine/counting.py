@@ -17,6 +17,8 @@ from .screening import Count, Screened
 from .velocity_history import VelocityHistory, Wanted, is_ready, wanted_series
 from .velocity_index import CounterReader, EventRow, event_rows
 
+MAX_KEPT = 8_192  # merchants whose needs are kept
+
 
 class Counting:
     """The counters of one log. `adopt` and `catch_up` open the file themselves and may run on any thread."""
@@ -26,6 +28,8 @@ class Counting:
         self._history = VelocityHistory(log.path)
         self._for_everybody = for_everybody  # the platform's rules serve merchants without a rule file
         self._stopped = False
+        self._needs_by = log.velocity
+        self._needs: dict[str, frozenset[FactName]] = {}
 
     def adopt(self, rule_sets: Mapping[str, RuleSet]) -> None:
         """Has every series kept that these rule sets read; cheap when all of them are known."""
@@ -69,8 +73,14 @@ class Counting:
         return count
 
     def needs(self, merchant: str) -> frozenset[FactName]:
-        """The facts that a merchant's records must hold."""
-        return self._log.velocity.needs_of(merchant)
+        """The facts that a merchant's records must hold; the same set until another series is kept."""
+        registry = self._log.velocity
+        if registry is not self._needs_by or len(self._needs) >= MAX_KEPT:
+            self._needs_by, self._needs = registry, {}
+        needs = self._needs.get(merchant)
+        if needs is None:
+            needs = self._needs[merchant] = registry.needs_of(merchant)
+        return needs
 
     def rows_for(self, screened: Screened) -> tuple[tuple[EventRow, ...], int]:
         """What the index keeps of a screening, and the generation of the registry that says so."""

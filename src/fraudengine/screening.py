@@ -16,7 +16,7 @@ from .decision import Because, Decision, EarlierScreening, Match
 from .engine import Engine, ReadyRuleSet
 from .enrich import INDICATORS, Enricher
 from .explain import explain_match
-from .facts import Facts, FactValue, Transaction
+from .facts import Card, Facts, FactValue, Transaction
 from .list_entries import time_text
 from .lists import ListsAsOf
 from .money import Money
@@ -165,24 +165,28 @@ def recorded_lists(screened: Screened, change: int) -> dict[str, Json]:
 def indicators(screened: Screened) -> dict[str, Json]:
     """What every answer says about the transaction; an unknown value is null in JSON."""
     facts = screened.facts
-    card = facts.get("card")
-    listed = card is not None and _BLACKLIST in screened.ready.rule_set.lists
     return {
         "card_country": json_value(facts.get("card_country")),
         "ip_country": json_value(facts.get("ip_country")),
-        "card_blacklisted": bool(listed and card is not None and screened.lists.find(_BLACKLIST, card)),
+        "card_blacklisted": is_blacklisted(screened),
         "three_ds": json_value(facts["three_ds"]),
     }
 
 
+def is_blacklisted(screened: Screened) -> bool:
+    card = screened.facts.get("card")
+    listed = card is not None and _BLACKLIST in screened.ready.rule_set.lists
+    return bool(listed and card is not None and screened.lists.find(_BLACKLIST, card))
+
+
 def recorded_facts(screened: Screened, needed: frozenset[str] = frozenset()) -> dict[str, Json]:
     """The facts that decided, as JSON: those that the rule set reads or that are `needed`, and the indicators."""
-    wanted = _recorded_names(screened.ready.rule_set.reads, needed)
+    wanted = recorded_names(screened.ready.rule_set.reads, needed)
     return {name: json_value(value) for name, value in screened.facts.items() if name in wanted}
 
 
 @lru_cache(maxsize=4096)
-def _recorded_names(reads: frozenset[str], needed: frozenset[str]) -> frozenset[str]:
+def recorded_names(reads: frozenset[str], needed: frozenset[str]) -> frozenset[str]:
     return reads | INDICATORS | needed
 
 
@@ -193,30 +197,29 @@ def transaction_object(transaction: Transaction) -> dict[str, Json]:
         "merchant": transaction.merchant,
         "transaction_id": transaction.transaction_id,
         "at_us": transaction.at_us,
-        "amount": json_value(transaction.amount),
+        "amount": str(transaction.amount),
         "channel": transaction.channel,
-        "order_ref": transaction.order_ref,
-        "terminal": transaction.terminal,
-        "ip_address": transaction.ip_address,
-        "email": transaction.email,
-        "phone": transaction.phone,
-        "customer": transaction.customer,
-        "device": transaction.device,
-        "billing_country": transaction.billing_country,
-        "shipping_country": transaction.shipping_country,
     }
+    if transaction.order_ref is not None:
+        written["order_ref"] = transaction.order_ref
+    if transaction.terminal is not None:
+        written["terminal"] = transaction.terminal
+    if transaction.ip_address is not None:
+        written["ip_address"] = transaction.ip_address
+    if transaction.email is not None:
+        written["email"] = transaction.email
+    if transaction.phone is not None:
+        written["phone"] = transaction.phone
+    if transaction.customer is not None:
+        written["customer"] = transaction.customer
+    if transaction.device is not None:
+        written["device"] = transaction.device
+    if transaction.billing_country is not None:
+        written["billing_country"] = transaction.billing_country
+    if transaction.shipping_country is not None:
+        written["shipping_country"] = transaction.shipping_country
     if card is not None:
-        given: dict[str, Json] = {
-            "fingerprint": card.fingerprint,
-            "bin": card.bin,
-            "last4": card.last4,
-            "country": card.country,
-            "brand": card.brand,
-            "type": card.type,
-            "issuer": card.issuer,
-            "expiry": card.expiry,
-        }
-        written["card"] = {name: value for name, value in given.items() if value is not None}
+        written["card"] = _card_object(card)
     if result is not None:
         written["three_ds"] = {
             "status": result.status,
@@ -226,7 +229,28 @@ def transaction_object(transaction: Transaction) -> dict[str, Json]:
         }
     if transaction.metadata:
         written["metadata"] = dict(transaction.metadata)
-    return {name: value for name, value in written.items() if value is not None}
+    return written
+
+
+def _card_object(card: Card) -> dict[str, Json]:
+    given: dict[str, Json] = {}
+    if card.fingerprint is not None:
+        given["fingerprint"] = card.fingerprint
+    if card.bin is not None:
+        given["bin"] = card.bin
+    if card.last4 is not None:
+        given["last4"] = card.last4
+    if card.country is not None:
+        given["country"] = card.country
+    if card.brand is not None:
+        given["brand"] = card.brand
+    if card.type is not None:
+        given["type"] = card.type
+    if card.issuer is not None:
+        given["issuer"] = card.issuer
+    if card.expiry is not None:
+        given["expiry"] = card.expiry
+    return given
 
 
 def json_value(value: FactValue | None) -> Json:

@@ -39,8 +39,9 @@ from .ready_rules import ReadyRules
 from .rules.ast import RuleSet
 from .rules.library import Library
 from .runtime_lists import RuntimeLists
-from .screening import answer, recorded_facts, recorded_lists, screen_transaction, transaction_object
+from .screening import Screened, screen_transaction
 from .store import parse_screening_id, screening_id_text
+from .written_answer import AnswerWriter
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ LIVE_WITHIN_US: Final = 86_400_000_000
 UPKEEP_SECONDS: Final = 2.0
 PERSIST_SECONDS: Final = 1.0
 LOOKS_PER_INTERVAL: Final = 5
+MAX_WRITERS: Final = 8_192  # merchants whose pieces of answers are kept
 
 
 Tell: TypeAlias = Callable[[bytes | Exception], None]
@@ -164,6 +166,7 @@ class Screener:
         self._reload_interval_s = reload_interval_ms / 1000
         self._clock_us = clock_us
         self._remembered: set[str] = set()
+        self._writers: dict[str, AnswerWriter] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._reported: tuple[str, ...] = ()
 
@@ -227,16 +230,10 @@ class Screener:
         self._note_matches(transaction, lists)
         screening_id = self.log.next_id()
         elapsed_us = (time.perf_counter_ns() - received_ns) // 1000
-        given = orjson.dumps(answer(screened, screening_id_text(screening_id), self.data.dates, elapsed_us))
-        document = orjson.dumps(
-            {
-                "transaction": transaction_object(transaction),
-                "facts": recorded_facts(screened, self.counting.needs(transaction.merchant)),
-                "rule_set": ready.rule_set.name,
-                "lists": recorded_lists(screened, self.run_time_lists.change if self.run_time_lists else 0),
-                "answer": orjson.Fragment(given),
-            }
-        )
+        writer = self._writer_for(screened)
+        given = writer.answer(screened, screening_id_text(screening_id), elapsed_us)
+        change = self.run_time_lists.change if self.run_time_lists is not None else 0
+        document = writer.document(screened, change, given)
         self._remember(ready.rule_set)
         rows_kept, generation = self.counting.rows_for(screened)
         record = ScreeningRecord(
@@ -257,6 +254,16 @@ class Screener:
             velocity_generation=generation,
         )
         return given, record
+
+    def _writer_for(self, screened: Screened) -> AnswerWriter:
+        merchant, dates = screened.transaction.merchant, self.data.dates
+        needed = self.counting.needs(merchant)
+        writer = self._writers.get(merchant)
+        if writer is None or not writer.is_for(screened, dates, needed):
+            if len(self._writers) >= MAX_WRITERS:
+                self._writers.clear()
+            writer = self._writers[merchant] = AnswerWriter(screened, dates, needed)
+        return writer
 
     def _lists_for(self, transaction: Transaction, ready: ReadyRuleSet) -> ListsAsOf:
         """The lists as of now for a payment of the last day, whose gateway's clock may be late or rounded; as of
