@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from fraudengine.access import Environment, Grant, Role
 from fraudengine.api import create_app
 from fraudengine.api.answers import ScreeningAnswer
 from fraudengine.api.problems import KINDS
+from fraudengine.api.screenings import Call as AskedCall
 from fraudengine.cards import CardKey
 from fraudengine.config import Config
 from fraudengine.decision_log import DecisionLog
@@ -123,24 +124,21 @@ class StandIn:
         self.delay_s = 0.0
         self.stopped = False
 
-    def begin(
-        self,
-        transaction: Transaction,
-        request_digest: bytes,
-        received_ns: int,
-        tell: Callable[[bytes | Exception], None],
-    ) -> None:
-        if self.fails is not None:
-            raise self.fails
-        if transaction.merchant != "carthage-market":
-            raise UnknownMerchant(transaction.merchant)
-        self.seen.append(transaction)
-        answer = json.dumps({"screening_id": request_digest.hex(), "decision": "accept"}).encode()
-        if self.delay_s:
-            print("asked", file=sys.stderr, flush=True)
-            asyncio.get_running_loop().call_later(self.delay_s, tell, answer)
-        else:
-            tell(answer)
+    def begin(self, asked: Sequence[AskedCall]) -> None:
+        for call in asked:
+            transaction = call.transaction
+            if self.fails is not None:
+                call.tell(self.fails)
+            elif transaction.merchant != "carthage-market":
+                call.tell(UnknownMerchant(transaction.merchant))
+            else:
+                self.seen.append(transaction)
+                answer = json.dumps({"screening_id": call.digest.hex(), "decision": "accept"}).encode()
+                if self.delay_s:
+                    print("asked", file=sys.stderr, flush=True)
+                    asyncio.get_running_loop().call_later(self.delay_s, call.tell, answer)
+                else:
+                    call.tell(answer)
 
     def screening(self, id_text: str) -> bytes | None:
         if self.fails is not None:

@@ -6,12 +6,22 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fraudengine.cards import CardKey, Pan
 from fraudengine.facts import Transaction
 from fraudengine.money import Money
 from fraudengine.request import NotJson, TransactionRefused, read_transaction, transaction_from_object
-from fraudengine.request_schema import AFTER_CHALLENGE_EXAMPLE, EXAMPLE
+from fraudengine.request_schema import (
+    AFTER_CHALLENGE_EXAMPLE,
+    EXAMPLE,
+    LONGEST,
+    LONGEST_OF_3DS,
+    LONGEST_OF_CARD,
+    REQUEST_ADAPTER,
+    read_plain,
+)
 
 KEY = CardKey(b"k" * 32)
 NOW = 1_795_428_900_000_000  # 2026-11-23T10:15:00Z
@@ -509,3 +519,78 @@ def test_a_card_number_planted_anywhere_is_never_repeated(field: str, planted: A
     except TransactionRefused as refused:
         outcome = f"{refused} {refused!r} {refused.problems} {refused.args}"
     assert PAN not in outcome
+
+
+# ---- the short way ------------------------------------------------------------------------------------------
+
+
+def longest_by_schema(schema: dict[str, Any]) -> dict[str, int]:
+    """The longest text that each field takes, where the schema bounds it."""
+    return {
+        name: one["maxLength"]
+        for name, described in schema["properties"].items()
+        for one in described.get("anyOf", [described])
+        if "maxLength" in one
+    }
+
+
+def test_the_short_way_knows_the_lengths_of_the_schema() -> None:
+    schema = REQUEST_ADAPTER.json_schema()
+    assert longest_by_schema(schema) | {"at": 40} == LONGEST  # of a date-time the schema says no length
+    assert longest_by_schema(schema["$defs"]["CardRequest"]) == LONGEST_OF_CARD
+    assert longest_by_schema(schema["$defs"]["ThreeDsRequest"]) | {"status": 1, "eci": 16} == LONGEST_OF_3DS
+
+
+def test_ordinary_requests_go_the_short_way() -> None:
+    for described in (
+        EXAMPLE,
+        AFTER_CHALLENGE_EXAMPLE,
+        {**EXAMPLE, "metadata": {"basket": "b", "n": 1, "x": True}},
+    ):
+        assert read_plain(json.dumps(described).encode()) == described
+
+
+texts = st.one_of(
+    st.sampled_from([0, 1, 2, 16, 17, 40, 41, 64, 65, 128, 129, 254, 256, 257]).map("x".__mul__),
+    st.sampled_from(["Y", "ecommerce", "moto", "05", "é\u2028", "\ud800", "\x00"]),
+)
+odd = st.one_of(
+    texts,
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**65), 2**65),
+    st.floats(),
+    st.lists(texts, max_size=1),
+    st.dictionaries(texts, texts, max_size=1),
+)
+
+
+def objects(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(names), st.one_of(texts, odd), max_size=4)
+
+
+nested = st.one_of(
+    objects([*LONGEST_OF_CARD, "cvv"]),
+    objects([*LONGEST_OF_3DS, "cavv"]),
+    st.dictionaries(texts, odd, max_size=40),
+)
+requests = st.builds(
+    lambda first, more, inner: {**first, **more, **inner},
+    st.sampled_from([{}, EXAMPLE, AFTER_CHALLENGE_EXAMPLE]),
+    objects([*LONGEST, "channel", "unheard_of"]),
+    st.dictionaries(st.sampled_from(["card", "three_ds", "metadata", "email"]), nested, max_size=2),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests)
+def test_the_short_way_takes_only_what_the_validator_takes_and_as_it_does(described: dict[str, Any]) -> None:
+    body = json.dumps(described).encode()
+    plain = read_plain(body)
+    if plain is not None:
+        assert REQUEST_ADAPTER.validator.validate_json(body) == plain
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"1", b"{}", b'{"merchant": "x"}', b"\xff", b"[" * 100_000])
+def test_the_short_way_leaves_the_rest_to_the_validator(body: bytes) -> None:
+    assert read_plain(body) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from . import reasons
@@ -71,7 +71,7 @@ class Decision:
 def decide(rule_set: RuleSet, matches: Iterable[Match], *, three_ds: str, channel: str) -> Decision:
     """The decision that the matches come to, settled against the 3-D Secure word of the transaction."""
     found = tuple(matches)
-    determining = determining_match(found)
+    determining = determining_match(found) if found else None
     if determining is None:
         before = Decision(rule_set.otherwise, reasons.NO_RULE_MATCHED, None, found, three_ds)
     else:
@@ -86,6 +86,8 @@ def decide(rule_set: RuleSet, matches: Iterable[Match], *, three_ds: str, channe
 def determining_match(matches: Iterable[Match]) -> Match | None:
     """The live match that decides: final refuse, accept, refuse, challenge; the smallest id within a level."""
     live = [match for match in matches if match.rule.mode is Mode.LIVE]
+    if len(live) == 1:
+        return live[0]
     return min(live, key=lambda match: (level(match), match.rule.id), default=None)
 
 
@@ -114,12 +116,12 @@ def settle(decision: Decision, outcomes: ChallengeOutcomes, channel: str) -> Dec
     if word in ("failed", "rejected"):
         if decision.outcome is Outcome.REFUSE:
             return decision
-        return replace(decision, outcome=Outcome.REFUSE, code=reasons.THREE_DS_FAILED)
+        return _settled(decision, Outcome.REFUSE, reasons.THREE_DS_FAILED)
     if decision.outcome is not Outcome.CHALLENGE:
         return decision
     match word:
         case "authenticated":
-            return replace(decision, outcome=Outcome.ACCEPT, code=reasons.THREE_DS_AUTHENTICATED)
+            return _settled(decision, Outcome.ACCEPT, reasons.THREE_DS_AUTHENTICATED)
         case "attempted":
             return _become(decision, outcomes.attempted, reasons.THREE_DS_ATTEMPTED)
         case "unavailable":
@@ -136,7 +138,11 @@ def _become(decision: Decision, outcome: Outcome, code: str) -> Decision:
     """A challenge that stays one keeps the reason of its rule."""
     if outcome is Outcome.CHALLENGE:
         return decision
-    return replace(decision, outcome=outcome, code=code)
+    return _settled(decision, outcome, code)
+
+
+def _settled(decision: Decision, outcome: Outcome, code: str) -> Decision:
+    return Decision(outcome, code, decision.rule, decision.matches, decision.three_ds, decision.challenge_indicator)
 
 
 @record

@@ -11,6 +11,7 @@ connections on a busy machine that nearly halved what `tests/benchmarks/bench_ht
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import threading
 import time
@@ -92,6 +93,10 @@ _SELECT_EARLIER: Final = (
     "SELECT id, request_hash, card_identity, currency, minor FROM screenings INDEXED BY screenings_request"
     " WHERE transaction_hash = ? AND transaction_id = ?"
     " AND merchant_id = (SELECT id FROM merchants WHERE name = ?)"
+)
+_SELECT_KNOWN: Final = (
+    "SELECT transaction_hash FROM screenings INDEXED BY screenings_request"
+    " WHERE transaction_hash IN (SELECT value FROM json_each(?))"
 )
 _SELECT_RECORDED: Final = (
     "SELECT s.id, m.name, s.transaction_id, s.at_us, s.answered_us, s.currency, s.minor, s.outcome, s.code,"
@@ -270,6 +275,21 @@ class DecisionLog:
                     record.id, entry.request_hash, record.card_identity, record.currency, record.minor, entry
                 )
         return tuple(rows[screening_id] for screening_id in sorted(rows))
+
+    def find_transactions(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[EarlierRow, ...]]:
+        """The same for several, each as (merchant, transaction id), at once; without those that have none."""
+        if len(keys) == 1:
+            rows = self.find_transaction(*keys[0])
+            return {keys[0]: rows} if rows else {}
+        in_flight = self._in_flight  # before the disk, as above
+        doubtful = {key for key in keys if key in in_flight}
+        hashes = [store.transaction_hash(*key) for key in keys]
+        found = self._read(_SELECT_KNOWN, (json.dumps(hashes),))
+        if found:
+            known = {row[0] for row in found}
+            doubtful |= {key for key, hashed in zip(keys, hashes, strict=True) if hashed in known}
+        rows_by_key = {key: self.find_transaction(*key) for key in doubtful}
+        return {key: rows for key, rows in rows_by_key.items() if rows}
 
     @property
     def velocity(self) -> Registry:

@@ -81,15 +81,20 @@ class Enricher:
             found["card_bin"] = card.bin
         digits = card.account_range or card.bin
         info = self._look_up(self.data.bins.look_up, digits) if digits else None
-        for name, given, looked_up in (
-            ("card_country", card.country, info.country if info else None),
-            ("card_brand", card.brand, info.brand if info else None),
-            ("card_type", card.type, info.type if info else None),
-            ("card_issuer", card.issuer, info.issuer if info else None),
-        ):
-            value = given if given is not None else looked_up
-            if value is not None:
-                found[name] = value
+        country, brand, kind, issuer = card.country, card.brand, card.type, card.issuer
+        if info is not None:
+            country = info.country if country is None else country
+            brand = info.brand if brand is None else brand
+            kind = info.type if kind is None else kind
+            issuer = info.issuer if issuer is None else issuer
+        if country is not None:
+            found["card_country"] = country
+        if brand is not None:
+            found["card_brand"] = brand
+        if kind is not None:
+            found["card_type"] = kind
+        if issuer is not None:
+            found["card_issuer"] = issuer
         if card.expiry is not None and "card_expired" in needed:
             found["card_expired"] = card_expired(card.expiry, transaction.at_us)
 

@@ -1,6 +1,7 @@
 """The JSON of `POST /v1/screenings` as a `Transaction`, or every problem with it.
 
-Two stages: the compiled validator of `request_schema` on the raw bytes (shape), then the readers below (meaning).
+Two stages: the shape, by `request_schema` (its short way, else the compiled validator on the raw bytes), then the
+meaning, by the readers below.
 A reader of one field raises `InvalidTransaction`; only when one has, the rest is read again to name all problems.
 No problem repeats a value that was sent, and a card number in a free text is disguised before anything keeps it.
 """
@@ -39,6 +40,7 @@ from .request_schema import (
     CardRequest,
     ScreeningRequest,
     ThreeDsRequest,
+    read_plain,
 )
 
 __all__ = ["NotJson", "TransactionRefused", "read_transaction", "transaction_from_object"]
@@ -80,6 +82,9 @@ def read_transaction(body: bytes, key: CardKey, now_us: int) -> tuple[Transactio
     spacing do not change it. `at` counts only when it was sent. Of a key that stands twice the last one holds.
     Raises NotJson (the body is no JSON) or TransactionRefused with every problem.
     """
+    plain = read_plain(body)
+    if plain is not None:
+        return _read(plain, key, now_us)
     try:
         values = _validate_json(body)
     except ValidationError as error:

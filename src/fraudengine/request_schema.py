@@ -6,8 +6,9 @@ means (an amount, a country, a card) is read afterwards, by `request`. Absent an
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias, cast
 
+import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, WithJsonSchema
 from typing_extensions import TypedDict
 
@@ -162,3 +163,81 @@ class ScreeningRequest(TypedDict):
 
 
 REQUEST_ADAPTER: Final[TypeAdapter[ScreeningRequest]] = TypeAdapter(ScreeningRequest)
+
+
+# ---- the short way ------------------------------------------------------------------------------------------
+
+# The longest text of each field, as the classes above say it; tests/test_request.py compares them.
+LONGEST: Final[dict[str, int]] = {
+    "merchant": 64,
+    "transaction_id": 128,
+    "order_ref": 128,
+    "at": 40,
+    "amount": 64,
+    "currency": 16,
+    "ip_address": 64,
+    "email": 254,
+    "phone": 64,
+    "terminal_id": 64,
+    "customer_id": 128,
+    "device_id": 256,
+    "billing_country": 16,
+    "shipping_country": 16,
+}
+LONGEST_OF_CARD: Final[dict[str, int]] = {
+    "pan": 64,
+    "fingerprint": 64,
+    "bin": 64,
+    "last4": 64,
+    "masked_pan": 64,
+    "country": 16,
+    "brand": 64,
+    "type": 16,
+    "issuer": 128,
+    "expiry": 16,
+}
+LONGEST_OF_3DS: Final[dict[str, int]] = {"status": 1, "eci": 16, "version": 16, "ds_trans_id": 64}
+_CHANNELS: Final = frozenset({"ecommerce", "moto", "recurring"})
+_STATUSES: Final = frozenset("YANRUCDI")
+
+
+def read_plain(body: bytes) -> ScreeningRequest | None:
+    """A request of the most ordinary shape, in a third of the validator's time; None: let the validator look.
+
+    It takes only what the validator takes, with the same values, and never says what is wrong.
+    """
+    try:
+        values = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if values.__class__ is not dict:
+        return None
+    longest = LONGEST
+    for name, value in values.items():
+        if value.__class__ is str:
+            if 0 < len(value) <= longest.get(name, 0) or (name == "channel" and value in _CHANNELS):
+                continue
+        elif value.__class__ is dict:
+            if name == "card":
+                if _are_texts(value, LONGEST_OF_CARD):
+                    continue
+            elif name == "three_ds":
+                if _are_texts(value, LONGEST_OF_3DS) and value.get("status") in _STATUSES:
+                    continue
+            elif name == "metadata" and len(value) <= MAX_METADATA_KEYS and _are_plain(value):
+                continue
+        return None
+    if "merchant" in values and "transaction_id" in values and "amount" in values and "currency" in values:
+        return cast(ScreeningRequest, values)
+    return None
+
+
+def _are_texts(values: dict[str, Any], longest: dict[str, int]) -> bool:
+    for name, value in values.items():
+        if value.__class__ is not str or not 0 < len(value) <= longest.get(name, 0):
+            return False
+    return True
+
+
+def _are_plain(metadata: dict[str, Any]) -> bool:
+    return all(value.__class__ in (str, int, bool) for value in metadata.values())

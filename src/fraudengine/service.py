@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import orjson
 
@@ -74,6 +74,21 @@ MAX_WRITERS: Final = 8_192  # merchants whose pieces of answers are kept
 
 Tell: TypeAlias = Callable[[bytes | Exception], None]
 """Takes the answer of a screening, or why there is none."""
+
+
+class Asked(Protocol):
+    """One call: its transaction, the digest that a retry has again, when it came, and who is told."""
+
+    @property
+    def transaction(self) -> Transaction: ...
+
+    @property
+    def digest(self) -> bytes: ...
+
+    @property
+    def received_ns(self) -> int: ...
+
+    def tell(self, outcome: bytes | Exception, /) -> None: ...
 
 
 class _UnderWay:
@@ -172,23 +187,43 @@ class Screener:
 
     # ---- screening ----------------------------------------------------------------------------------
 
-    def begin(self, transaction: Transaction, request_digest: bytes, received_ns: int, tell: Tell) -> None:
-        """Decides, and has `tell` called in this event loop with the answer as JSON once its record is durable.
+    def begin(self, asked: Sequence[Asked]) -> None:
+        """Decides on all of these calls, and tells each its answer as JSON once its record is durable.
 
-        A retried call gets the answer it got before. Raises UnknownMerchant and ConflictingTransaction, and
-        StoreUnavailable when the log is closed, full or cannot be read; one that comes later is told.
+        They are what one round of the event loop received: the log is asked once for all of them. A retried call
+        gets the answer it got before. UnknownMerchant, ConflictingTransaction and StoreUnavailable are told, too.
         """
+        keys = [(one.transaction.merchant, one.transaction.transaction_id) for one in asked]
+        try:
+            found = self.log.find_transactions(keys)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            for one in asked:
+                one.tell(error)
+            return
+        begun: set[tuple[str, str]] = set()
+        for one, key in zip(asked, keys, strict=True):
+            try:
+                # A call that stands here twice: what became of the first is not in `found`.
+                rows = self.log.find_transaction(*key) if key in begun else found.get(key, ())
+                begun.add(key)
+                self._begin(one, rows)
+            except Exception as error:  # noqa: BLE001 - as above; the others go on
+                one.tell(error)
+
+    def _begin(self, asked: Asked, rows: tuple[EarlierRow, ...]) -> None:
         read_ns = time.perf_counter_ns()
-        rows = self.log.find_transaction(transaction.merchant, transaction.transaction_id)
+        transaction, request_digest, received_ns = asked.transaction, asked.digest, asked.received_ns
         if rows:
             same = next((row for row in rows if row.is_same_request(request_digest)), None)
             if same is not None:
                 self._metrics.count("retries")
-                self._answer_again(same, tell)
+                self._answer_again(same, asked.tell)
                 return
             self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
-        under_way = _UnderWay(self._metrics, record, given, received_ns, read_ns, time.perf_counter_ns(), tell)
+        under_way = _UnderWay(
+            self._metrics, record, given, received_ns, read_ns, time.perf_counter_ns(), asked.tell
+        )
         self.log.append_then(record, under_way.settled)
 
     def screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:

@@ -39,13 +39,7 @@ class Screens(Protocol):
     @property
     def card_key(self) -> CardKey: ...
 
-    def begin(
-        self,
-        transaction: Transaction,
-        request_digest: bytes,
-        received_ns: int,
-        tell: Callable[[bytes | Exception], None],
-    ) -> None: ...
+    def begin(self, asked: Sequence[Call]) -> None: ...
 
     def count(self, name: str) -> None: ...
 
@@ -65,28 +59,34 @@ Given: TypeAlias = bytes | Problem
 Reply: TypeAlias = Callable[[Given, Trace | None], None]
 
 
-class _Call:
-    """One call whose answer waits for the disk."""
+class Call:
+    """One call, whose answer waits for the disk. `transaction` and `digest` are there once its body was read."""
 
-    __slots__ = ("_endpoint", "_merchant", "_received_ns", "_reply", "trace")
+    __slots__ = ("_body", "_endpoint", "_grant", "_reply", "digest", "received_ns", "trace", "transaction")
 
-    def __init__(self, endpoint: ScreeningEndpoint, received_ns: int, trace: Trace | None, reply: Reply) -> None:
-        self._endpoint, self._received_ns, self.trace, self._reply = endpoint, received_ns, trace, reply
-        self._merchant = ""
+    transaction: Transaction
+    digest: bytes
 
-    def begin(self, body: bytes, grant: Grant) -> None:
-        screener = self._endpoint.screener
-        transaction, digest = read_transaction(body, screener.card_key, time.time_ns() // 1000)
-        if not grant.covers(transaction.merchant):
+    def __init__(self, endpoint: ScreeningEndpoint, trace: Trace | None, reply: Reply) -> None:
+        self._endpoint, self.trace, self._reply = endpoint, trace, reply
+        self.received_ns = time.perf_counter_ns()
+
+    def take(self, body: bytes, grant: Grant) -> None:
+        self._body, self._grant = body, grant
+
+    def read(self) -> None:
+        """Reads the body that was taken."""
+        card_key = self._endpoint.screener.card_key
+        self.transaction, self.digest = read_transaction(self._body, card_key, time.time_ns() // 1000)
+        if not self._grant.covers(self.transaction.merchant):
             raise _Refused(Problem(FORBIDDEN, NOT_YOURS, (("merchant", "is not one of the key's"),)))
-        self._merchant = transaction.merchant
-        screener.begin(transaction, digest, self._received_ns, self.tell)
 
-    def tell(self, outcome: bytes | Exception) -> None:
+    def tell(self, outcome: bytes | Exception, /) -> None:
         if isinstance(outcome, bytes):
             trace, lines = self.trace, self._endpoint.lines
             if trace is not None and lines is not None:
-                lines.write(self._merchant, outcome, trace, (time.perf_counter_ns() - self._received_ns) // 1000)
+                elapsed_us = (time.perf_counter_ns() - self.received_ns) // 1000
+                lines.write(self.transaction.merchant, outcome, trace, elapsed_us)
             self._reply(outcome, trace)
         else:
             self._reply(self._endpoint.refusal(outcome), self.trace)
@@ -95,13 +95,15 @@ class _Call:
 class ScreeningEndpoint:
     """Answers one call after another; holds nothing of any of them.
 
-    A whole request comes by `answer`, straight from the protocol; any other through ASGI.
+    A whole request comes by `answer`, straight from the protocol; any other through ASGI. What one round of the
+    event loop received is read and decided together: stage by stage, a processor finds code and data in its caches.
     """
 
     def __init__(self, screener: Screens, max_body_bytes: int, lines: ScreeningLines | None = None) -> None:
         self.lines = lines
         self.screener = screener
         self.max_body_bytes = max_body_bytes
+        self._round: list[Call] = []
 
     def answer(self, headers: Headers, body: bytes, grant: Grant, reply: Reply) -> None:
         """Answers a whole request that the gate admitted: `reply` is called once, at once or after the commit."""
@@ -110,9 +112,30 @@ class ScreeningEndpoint:
             _check_headers(headers)
             if len(body) > self.max_body_bytes:
                 raise _Refused(self._too_large())
-            call.begin(body, grant)
-        except Exception as error:  # noqa: BLE001 - the outermost frame of a call: every error gets an answer
-            call.tell(error)
+        except _Refused as refused:
+            call.tell(refused)
+        else:
+            self._begin_soon(call, body, grant)
+
+    def _begin_soon(self, call: Call, body: bytes, grant: Grant) -> None:
+        """Has the call answered at the end of this round of the event loop, with the others of the round."""
+        call.take(body, grant)
+        self._round.append(call)
+        if len(self._round) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_round)
+
+    def _begin_round(self) -> None:
+        calls, self._round = self._round, []
+        read = []
+        for call in calls:
+            try:
+                call.read()
+            except Exception as error:  # noqa: BLE001 - the outermost frame of a call: every error gets an answer
+                call.tell(error)
+            else:
+                read.append(call)
+        if read:
+            self.screener.begin(read)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a call that the gate admitted; `scope["grant"]` says for which merchants it may be."""
@@ -125,11 +148,11 @@ class ScreeningEndpoint:
 
         call = self._call(scope["headers"], reply)
         try:
-            call.begin(await self._read_body(scope, receive), grant)
+            self._begin_soon(call, await self._read_body(scope, receive), grant)
         except _Disconnected:
             return
-        except Exception as error:  # noqa: BLE001 - as above
-            call.tell(error)
+        except _Refused as refused:
+            call.tell(refused)
         outcome, trace = await given, call.trace
         if isinstance(outcome, Problem):
             await send_problem(outcome, send, trace)
@@ -140,12 +163,11 @@ class ScreeningEndpoint:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": outcome})
 
-    def _call(self, headers: Headers, reply: Reply) -> _Call:
-        received_ns = time.perf_counter_ns()
+    def _call(self, headers: Headers, reply: Reply) -> Call:
         trace = read_trace(headers)
         if trace is None and self.lines is not None:
             trace = new_trace()
-        return _Call(self, received_ns, trace, reply)
+        return Call(self, trace, reply)
 
     def refusal(self, error: Exception) -> Problem:
         """What a caller is told of an error; it is counted by its kind."""

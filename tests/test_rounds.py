@@ -1,0 +1,120 @@
+"""Calls that one round of the event loop received are decided together, and each as if it had come alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from fraudengine.assembly import open_screener
+from fraudengine.config import Config
+from fraudengine.diagnostics import ConflictingTransaction, StoreUnavailable, UnknownMerchant
+from fraudengine.environment import claim_state
+from fraudengine.facts import Transaction
+from fraudengine.request import transaction_from_object
+from fraudengine.request_schema import AFTER_CHALLENGE_EXAMPLE
+from fraudengine.service import Screener
+
+from .running import REPOSITORY, TRANSACTION
+
+
+@dataclass
+class Asked:
+    transaction: Transaction
+    digest: bytes
+    told: list[bytes | Exception] = field(default_factory=list)
+    received_ns: int = field(default_factory=time.perf_counter_ns)
+
+    def tell(self, outcome: bytes | Exception, /) -> None:
+        self.told.append(outcome)
+
+
+@pytest.fixture
+def screener(tmp_path: Path) -> Iterator[Screener]:
+    config = Config(rules=REPOSITORY / "rules", data=REPOSITORY / "data", state=tmp_path, development=True)
+    claim_state(config)
+    opened = open_screener(config)
+    yield opened
+    opened.close()
+
+
+def ask(screener: Screener, *changes: dict[str, Any]) -> list[Asked]:
+    """What calls of one round were told, each of them once."""
+
+    async def begin() -> list[Asked]:
+        asked = [
+            Asked(
+                *transaction_from_object(
+                    {**TRANSACTION, "amount": "450.000", **changed}, screener.card_key, time.time_ns() // 1000
+                )
+            )
+            for changed in changes
+        ]
+        screener.begin(asked)
+        while not all(one.told for one in asked):
+            await asyncio.sleep(0)
+        assert all(len(one.told) == 1 for one in asked)
+        return asked
+
+    return asyncio.run(asyncio.wait_for(begin(), 30))
+
+
+def answer_of(asked: Asked) -> dict[str, Any]:
+    (told,) = asked.told
+    assert isinstance(told, bytes), told
+    found: dict[str, Any] = orjson.loads(told)
+    return found
+
+
+def test_a_retry_in_the_same_round_and_in_a_later_one_gets_the_same_answer(screener: Screener) -> None:
+    first, again, other = ask(screener, {}, {}, {"transaction_id": "T-2"})
+    assert answer_of(first) == answer_of(again)
+    assert answer_of(other)["screening_id"] != answer_of(first)["screening_id"]
+    later, new, wrong = ask(screener, {}, {"transaction_id": "T-3"}, {"amount": "9.000"})
+    assert answer_of(later) == answer_of(first)
+    assert answer_of(new)["screening_id"] != answer_of(first)["screening_id"]
+    assert isinstance(wrong.told[0], ConflictingTransaction)
+    assert screener.log.count() == 3
+
+
+def test_a_second_step_in_the_same_round_is_held_against_the_first(screener: Screener) -> None:
+    result = {"three_ds": AFTER_CHALLENGE_EXAMPLE["three_ds"]}
+    first, second, dearer = ask(screener, {}, result, {**result, "amount": "900.000"})
+    assert answer_of(first)["decision"] == "challenge"
+    assert answer_of(second)["reason"]["code"] == "THREE_DS_AUTHENTICATED"
+    assert answer_of(dearer)["indicators"]["three_ds"] == "none"  # its result was for less
+
+
+def test_another_payment_in_the_same_round_is_a_conflict(screener: Screener) -> None:
+    first, wrong = ask(screener, {}, {"amount": "451.000"})
+    assert answer_of(first)["decision"] == "challenge"
+    assert isinstance(wrong.told[0], ConflictingTransaction)
+
+
+def test_one_that_fails_does_not_fail_the_others(screener: Screener) -> None:
+    first, unknown, last = ask(screener, {}, {"merchant": "nobody"}, {"transaction_id": "T-2"})
+    assert isinstance(unknown.told[0], UnknownMerchant)
+    assert answer_of(first)["decision"] == answer_of(last)["decision"] == "challenge"
+
+
+def test_a_log_that_cannot_be_asked_is_told_to_all(screener: Screener, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("the disk is gone")
+
+    monkeypatch.setattr(screener.log, "find_transactions", fail)
+    for one in ask(screener, {}, {"transaction_id": "T-2"}):
+        assert isinstance(one.told[0], StoreUnavailable)
+    monkeypatch.undo()
+    assert screener.log.count() == 0
+
+
+def test_a_closed_log_is_told(screener: Screener) -> None:
+    screener.log.close()
+    for one in ask(screener, {}, {"transaction_id": "T-2"}):
+        assert isinstance(one.told[0], StoreUnavailable)
