@@ -47,8 +47,9 @@ def test_equal_seeds_give_equal_files(made: Path) -> None:
 
 
 def test_summary(made: Path) -> None:
-    done = run(made, "replay", "h.parquet", "--flips", "5")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run(made, "replay", "h.parquet", "--flips", "5", "--report", "out.html")
+    assert (done.returncode, done.stderr) == (0, "fraudengine: the report is in out.html\n")
+    assert (made / "out.html").read_text().startswith("<!DOCTYPE html>")
     assert done.stdout.startswith("2,000 transactions of 4 merchants")
     assert "champion \\ candidate" in done.stdout
     assert "card-country-not-allowed" in done.stdout

@@ -66,6 +66,9 @@ _OUTCOMES: Final = ("accept", "challenge", "refuse")
     help="YAML file of what may change at most; exit with 1 when a bound is broken.",
 )
 @click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as one HTML file to FILE."
+)
+@click.option(
     "--guess-mapping",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -97,6 +100,7 @@ def replay(
     keep_history: Path | None,
     flip_limit: int,
     budget_file: Path | None,
+    report: Path | None,
     guess_mapping: Path | None,
     state: Path | None,
     data_directory: Path | None,
@@ -158,6 +162,11 @@ def replay(
         if kept is not None and form == "github":
             for annotation in budget_annotations(kept):
                 click.echo(annotation)
+        if report is not None:
+            from ..replay.report import write_report
+
+            write_report(result, report)
+            click.echo(f"fraudengine: the report is in {report}", err=True)
         if result.rejects_file is not None:
             click.echo(
                 f"fraudengine: {result.summary.rejected:,} rows are listed in {result.rejects_file}", err=True

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -34,7 +35,7 @@ from ..lookups import DataFiles
 from ..rules.ast import RuleSet
 from .data_ranges import bin_ranges_file, ip_ranges_file
 from .engines import DuckDbEngine, Engine, Progress, SparkEngine, open_duckdb, read_parquet_sql
-from .flips import list_flips
+from .flips import FlipExplainer, FlipLister, list_flips
 from .list_history import ListHistory
 from .readers import History, open_history
 from .result import ReplayResult, ReplaySummary, ReplayTable
@@ -64,6 +65,14 @@ class ReplayOptions:
     memory_limit: str | None = None
     threads: int | None = None
     flip_limit: int = FLIP_LIMIT
+
+    def described(self) -> dict[str, str]:
+        """What was selected, in words; nothing of what has no bearing on the figures."""
+        found = {"merchants": "all" if self.merchants is None else ", ".join(sorted(self.merchants))}
+        for name, us in (("since", self.since_us), ("until", self.until_us)):
+            if us is not None:
+                found[name] = f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return found
 
 
 def replay(
@@ -191,7 +200,8 @@ class _Run:
         flip_count = connection.execute(
             "SELECT coalesce(sum(transactions), 0) FROM cube_ WHERE champion <> candidate AND champion < 3"
         ).fetchall()[0]
-        flips = list_flips(connection, shapes, self.data, list_history, self.options.flip_limit, self._as_of_us())
+        lister = FlipLister(connection, FlipExplainer(shapes, self.data, list_history, self._as_of_us()))
+        flips = list_flips(lister, self.options.flip_limit)
         decided = connection.execute("SELECT count(*), min(at_us), max(at_us) FROM decided").fetchall()[0]
         return ReplayResult(
             summary=ReplaySummary(
@@ -209,7 +219,8 @@ class _Run:
                 data=self.data.dates,
                 elapsed_s=time.perf_counter() - started,
                 skipped_merchants=skipped,
-                disagreements=flips.disagreements,
+                parameters=self.options.described(),
+                disagreements=lister.disagreements,
             ),
             matrix=tables["matrix"],
             by_merchant=tables["by_merchant"],
@@ -217,14 +228,36 @@ class _Run:
             by_day=tables["by_day"],
             rules=rule_table,
             rules_by_merchant=rule_statistics(connection, shapes, by_merchant=True),
-            flips=flips.table,
+            flips=flips,
             silenced=silenced_table(shapes, rule_table, self.history.columns),
             absent=absent_table(connection, shapes, self.history.columns),
+            revisions=self._revisions(sides, candidate, champion),
             rejects=self.history.rejects_table(),
             rejects_file=self.history.rejects_file,
+            explain_flips=lister.batches,
             connection=connection,
             work=self.work,
         )
+
+    def _revisions(
+        self, merchants: Iterable[str], candidate: RuleSource, champion: RuleSource | None
+    ) -> ReplayTable:
+        rows = [
+            {
+                "merchant": merchant,
+                "transactions": self._counts[merchant][0],
+                "champion": None if champion is None else champion.rule_sets[merchant].revision,
+                "candidate": candidate.rule_sets[merchant].revision,
+            }
+            for merchant in merchants
+        ]
+        schema = pa.schema(
+            [
+                *(("merchant", pa.string()), ("transactions", pa.int64())),
+                *(("champion", pa.string()), ("candidate", pa.string())),
+            ]
+        )
+        return ReplayTable("revisions", pa.Table.from_pylist(rows, schema=schema), "the rule sets that decided")
 
     # ---- merchants --------------------------------------------------------------------------------
 

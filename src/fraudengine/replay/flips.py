@@ -6,8 +6,8 @@ and a decision that differs from the columns' is counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -36,16 +36,12 @@ SCHEMA: Final = pa.schema(
         ("label", pa.string()),
         *((f"{side}{rest}", pa.string()) for side in ("champion", "candidate") for rest in ("", "_code", "_rule")),
         *((name, pa.list_(pa.string())) for name in ("gone", "new", "because")),
+        *(("card_bin", pa.string()), ("card_last4", pa.string())),
     ]
 )
 
 
-@dataclass(slots=True)
-class Flips:
-    """The listed flips, and how many of them the reference backend decides otherwise than the columns did."""
-
-    table: ReplayTable
-    disagreements: int
+BATCH: Final = 5_000
 
 
 class FlipExplainer:
@@ -84,6 +80,10 @@ class FlipExplainer:
         }
         return decision, reasons
 
+    def has_champion(self, merchant: str) -> bool:
+        """Whether the champion's side has rules, so that it can be decided again."""
+        return self._of_merchant[merchant][1][0] is not None
+
     def _awake(self, side: Side, at_us: int) -> Any:
         """The rule set without rules that waited for a list that was empty then."""
         at = at_us if self._as_of_us is None else self._as_of_us
@@ -112,45 +112,63 @@ class FlipExplainer:
         return found
 
 
-def list_flips(
-    connection: duckdb.DuckDBPyConnection,
-    shapes: list[Shape],
-    data: DataFiles,
-    list_history: ListHistory,
-    limit: int,
-    as_of_us: int | None,
-) -> Flips:
-    """The first `limit` flips of the history, explained."""
-    picked = connection.sql(
-        "SELECT * FROM decisions WHERE champion <> candidate AND champion <> 'unrecorded' ORDER BY seq"
-        f" LIMIT {int(limit)}"
-    ).to_arrow_table()
-    connection.register("picked_flips", picked.select(["seq"]))
-    # One after the other: a join with a view over Parquet, whose row groups know which `seq` they hold.
-    rows = connection.sql("SELECT * FROM history WHERE seq IN (SELECT seq FROM picked_flips)").to_arrow_table()
-    connection.unregister("picked_flips")
-    by_seq = {row["seq"]: row for row in rows.to_pylist()}
-    explainer = FlipExplainer(shapes, data, list_history, as_of_us)
-    listed, disagreements = [], 0
-    for decided in picked.to_pylist():
-        row = by_seq[decided["seq"]]
+class FlipLister:
+    """The flips of one replay, explained a batch at a time in the order of the history."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, explainer: FlipExplainer) -> None:
+        self._connection, self._explainer = connection, explainer
+        self.disagreements = 0
+
+    def batches(self, limit: int | None = None, size: int = BATCH) -> Iterator[pa.RecordBatch]:
+        """The first `limit` flips, or all of them; one batch is held at a time."""
+        listed, after = 0, -1
+        while limit is None or listed < limit:
+            wanted = size if limit is None else min(size, limit - listed)
+            picked = self._connection.sql(
+                "SELECT * FROM decisions WHERE champion <> candidate AND champion <> 'unrecorded'"
+                f" AND seq > {after} ORDER BY seq LIMIT {int(wanted)}"
+            ).to_arrow_table()
+            if not len(picked):
+                return
+            yield self._explain(picked)
+            listed += len(picked)
+            after = picked["seq"][-1].as_py()
+            if len(picked) < wanted:
+                return
+
+    def _explain(self, picked: pa.Table) -> pa.RecordBatch:
+        self._connection.register("picked_flips", picked.select(["seq"]))
+        # One after the other: a join with a view over Parquet, whose row groups know which `seq` they hold.
+        rows = self._connection.sql(
+            "SELECT * FROM history WHERE seq IN (SELECT seq FROM picked_flips)"
+        ).to_arrow_table()
+        self._connection.unregister("picked_flips")
+        by_seq = {row["seq"]: row for row in rows.to_pylist()}
+        listed = [self._row(decided, by_seq[decided["seq"]]) for decided in picked.to_pylist()]
+        return pa.RecordBatch.from_pylist(listed, schema=SCHEMA)
+
+    def _row(self, decided: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
         counters = {name: value for name, value in decided.items() if name.startswith("counter_")}
-        new_decision, new = explainer.decide(row, counters, champion=False)
+        new_decision, new = self._explainer.decide(row, counters, champion=False)
         old: dict[str, list[str]] = {}
-        disagreements += new_decision.outcome.value != decided["candidate"]
-        if explainer._of_merchant[row["merchant"]][1][0] is not None:
-            old_decision, old = explainer.decide(row, counters, champion=True)
-            disagreements += old_decision.outcome.value != decided["champion"]
+        self.disagreements += new_decision.outcome.value != decided["candidate"]
+        if self._explainer.has_champion(row["merchant"]):
+            old_decision, old = self._explainer.decide(row, counters, champion=True)
+            self.disagreements += old_decision.outcome.value != decided["champion"]
         rule = decided["candidate_rule"]
-        listed.append(
-            {
-                **{name: decided[name] for name in SCHEMA.names if name in decided},
-                "transaction_id": row["transaction_id"],
-                "at": datetime.fromtimestamp(row["at_us"] / 1e6, UTC),
-                "gone": [f"{name}: {'; '.join(tests)}" for name, tests in old.items() if name not in new],
-                "new": [f"{name}: {'; '.join(tests)}" for name, tests in new.items() if name not in old],
-                "because": new.get(rule, []) if rule is not None else [],
-            }
-        )
-    table = ReplayTable("flips", pa.Table.from_pylist(listed, schema=SCHEMA), "transactions decided otherwise")
-    return Flips(table, disagreements)
+        return {
+            **{name: decided[name] for name in SCHEMA.names if name in decided},
+            "transaction_id": row["transaction_id"],
+            "at": datetime.fromtimestamp(row["at_us"] / 1e6, UTC),
+            "gone": [f"{name}: {'; '.join(tests)}" for name, tests in old.items() if name not in new],
+            "new": [f"{name}: {'; '.join(tests)}" for name, tests in new.items() if name not in old],
+            "because": new.get(rule, []) if rule is not None else [],
+            "card_bin": row.get("card_bin"),
+            "card_last4": row.get("card_last4"),
+        }
+
+
+def list_flips(lister: FlipLister, limit: int) -> ReplayTable:
+    """The first `limit` flips of the history, explained."""
+    table = pa.Table.from_batches(lister.batches(limit), SCHEMA)
+    return ReplayTable("flips", table, "transactions decided otherwise")

@@ -14,10 +14,14 @@ Tables (`ReplayTable`, columns in this order; money is integer minor units besid
                  unknown, bad, good, precision, recall, minor_by_currency, first_match, last_match
 - `rules_by_merchant`  merchant, and then as `rules` without `merchants`
 - `flips`        seq, merchant, transaction_id, at, currency, minor, label, champion, champion_code, champion_rule,
-                 candidate, candidate_code, candidate_rule, gone, new, because  (at most `flip_limit` rows)
+                 candidate, candidate_code, candidate_rule, gone, new, because, card_bin, card_last4
+                 (at most `flip_limit` rows; `all_flips` gives every one)
 - `silenced`     side, rule, transactions, absent_facts: rules whose condition was unknown, and for want of what
 - `absent`       fact, transactions, known, rules: facts that rules read and the history does not always give
+- `revisions`    merchant, transactions, champion, candidate: the revisions of the rule sets that decided
 - `rejects`      file, line, reason: rows that are no transactions (all of them are in the rejects file)
+
+Whatever else is asked of a result (`add_table`) becomes one of its tables: shown, exported, reported by its name.
 
 Vocabulary of `label`: authorised, declined, refunded, chargeback, fraud, legitimate, technical_failure, or `none`.
 `bad` counts matches labelled chargeback or fraud; `good` those labelled authorised, legitimate or refunded;
@@ -39,7 +43,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -115,6 +119,7 @@ class ReplaySummary:
     data: Mapping[str, str]
     elapsed_s: float
     skipped_merchants: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)  # what was asked, by the names of the options
     disagreements: int = 0  # listed flips that the reference backend decides otherwise: a fault of ours
 
 
@@ -132,8 +137,11 @@ class ReplayResult:
     flips: ReplayTable
     silenced: ReplayTable
     absent: ReplayTable
+    revisions: ReplayTable
     rejects: ReplayTable
     rejects_file: Path | None = None
+    extra: dict[str, ReplayTable] = field(default_factory=dict)
+    explain_flips: Callable[[], Iterator[pa.RecordBatch]] | None = None
     connection: duckdb.DuckDBPyConnection | None = None
     work: Path | None = None
     _finalizer: Any = field(default=None, repr=False)
@@ -147,9 +155,22 @@ class ReplayResult:
         """Every table by name."""
         found = (
             *(self.matrix, self.by_merchant, self.by_label, self.by_day, self.rules, self.rules_by_merchant),
-            *(self.flips, self.silenced, self.absent, self.rejects),
+            *(self.flips, self.silenced, self.absent, self.revisions, self.rejects),
         )
-        return {table.name: table for table in found}
+        return {table.name: table for table in found} | self.extra
+
+    def add_table(self, table: ReplayTable) -> None:
+        """Makes a table part of the result: it is shown, reported and exported by its name."""
+        self.extra[table.name] = table
+
+    def all_flips(self) -> Iterator[pa.RecordBatch]:
+        """Every transaction that is decided otherwise, as rows of `flips`, a few thousand at a time."""
+        if self.explain_flips is None:
+            yield from self.flips.arrow.to_batches()
+        elif self.connection is None:
+            raise ValueError("this result is closed; its tables remain")
+        else:
+            yield from self.explain_flips()
 
     def query(self, sql: str, name: str = "query") -> ReplayTable:
         """The answer to a SQL question about `decisions`, `history`, `rule_bits` and `cube`."""
