@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +87,51 @@ class LogReader:
         )
         for row in rows:
             yield LoggedScreening(*row)
+
+    def screenings(self, since_us: int, until_us: int | None, merchant: str | None) -> Iterator[LoggedScreening]:
+        """Every screening answered in `[since_us, until_us)`, oldest first, one at a time."""
+        where, values = self._answered_in(since_us, until_us, merchant)
+        rows = self._rows(
+            "SELECT s.id, m.name, s.at_us, s.currency, s.minor, s.outcome, s.code, r.revision, s.document"
+            " FROM screenings s JOIN merchants m ON m.id = s.merchant_id JOIN revisions r ON r.id = s.revision_id"
+            f" WHERE {where} ORDER BY s.id",
+            values,
+        )
+        for row in rows:
+            yield LoggedScreening(*row)
+
+    def revisions(self) -> tuple[str, ...]:
+        """Every revision that decided a screening of the log."""
+        return tuple(revision for (revision,) in self._rows("SELECT revision FROM revisions ORDER BY id", ()))
+
+    def first_of_transaction(
+        self, merchant: str, transaction_id: str, before_id: int
+    ) -> tuple[str, str, int] | None:
+        """Card identity, currency and minor units of a transaction's first screening, when before that one."""
+        rows = self._rows(
+            "SELECT card_identity, currency, minor FROM screenings INDEXED BY screenings_request"
+            " WHERE transaction_hash = ? AND transaction_id = ? AND id < ?"
+            " AND merchant_id = (SELECT id FROM merchants WHERE name = ?) ORDER BY id LIMIT 1",
+            (store.transaction_hash(merchant, transaction_id), transaction_id, before_id, merchant),
+        )
+        found = next(rows, None)
+        return None if found is None else (found[0], found[1], found[2])
+
+    def reports(self, kinds: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
+        """What was reported of payments, in the order of the log: id, merchant, transaction id and kind."""
+        marks = ", ".join("?" * len(kinds))
+        rows = self._rows(
+            "SELECT o.id, m.name, s.transaction_id, o.kind FROM outcomes o"
+            " JOIN screenings s ON s.id = o.screening_id JOIN merchants m ON m.id = s.merchant_id"
+            f" WHERE o.kind IN ({marks}) ORDER BY o.id",
+            tuple(map(str, kinds)),
+        )
+        yield from ((number, merchant, transaction_id, kind) for number, merchant, transaction_id, kind in rows)
+
+    @staticmethod
+    def answered_us(screening_id: int) -> int:
+        """When a screening was answered, to the millisecond, as its id says."""
+        return (screening_id >> _FIRST_TIME_BIT) * 1000
 
     @staticmethod
     def _answered_in(

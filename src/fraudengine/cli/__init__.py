@@ -45,6 +45,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "show": ("showing",),
     "status": ("running",),
     "test": ("testing",),
+    "verify": ("verifying",),
 }
 
 

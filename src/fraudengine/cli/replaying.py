@@ -111,7 +111,7 @@ def replay(
     HISTORY is a decision log (var/decisions.db), a file of `fraudengine generate`, or CSV, Parquet, JSON lines,
     XLSX or the gateway's order statuses with --mapping.
     """
-    _require_extra()
+    require_extra()
     if guess_mapping is not None:
         click.echo(_guess(guess_mapping), nl=False)
         return
@@ -198,7 +198,7 @@ def _check(result: ReplayResult, budget: Budget, form: str) -> BudgetReport:
     return check_budget(result, budget, NAMED if form == "text" else None)
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
     missing = [name for name in ("duckdb", "ibis", "pyarrow") if find_spec(name) is None]
     if missing:
         raise Problem("replay needs the extra: pip install 'fraudengine[replay]'", 3)
@@ -341,7 +341,7 @@ def generate(
     transactions: int, out: Path, seed: int, days: int, state: Path | None, data_directory: Path | None
 ) -> None:
     """Make up a realistic history of the sample merchants, to try rules and replays on."""
-    _require_extra()
+    require_extra()
     config = configuration(state=state, data=data_directory)
     from ..assembly import open_data
     from ..replay import generate as generator
