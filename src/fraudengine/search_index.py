@@ -1,0 +1,273 @@
+"""The index of the decision log that searches use: a file of its own, `search.db`, made behind the payments.
+
+Decisions that a reader would question:
+
+- Nothing of it is written with a payment. An index of cards in the log itself would dirty a page of its own for
+  each row; here rows are indexed 4,096 at a time, sorted, as a run that is appended. 16 runs become one of 65,536
+  rows, and 16 of those one of 1,048,576: a search looks into one place of each run, about 125 at 100,000,000 rows.
+- It can be thrown away: `fraudengine log index` makes it again from the log. A search verifies every row that it
+  names against the log, so an index that is behind, or holds rows that were archived, misleads nobody; what it does
+  not reach yet is read from the log itself.
+- Everything is one SQL statement a step, so the thread that does it holds the interpreter for microseconds only.
+- Ids are taken before their rows are committed, so rows of the last SETTLED_US are left for later. A row that comes
+  later still (a disk that stood still) is found when its run is merged: the rows are counted again then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from . import store
+from .diagnostics import StoreUnavailable
+from .store import Database, Migrations, Schema
+
+APPLICATION_ID: Final = 0x46524453  # "FRDS"
+FILE: Final = "search.db"
+ROWS: Final = (4_096, 65_536, 1_048_576)  # of a run of each level
+FAN: Final = 16
+SETTLED_US: Final = 10_000_000
+PAUSE_S: Final = 2.0
+
+migrations = Migrations("fraudengine search")
+
+
+@migrations()
+def m0001_runs(db: Database) -> None:
+    """Runs of consecutive screenings, and for each run its terms in order with the screenings that have them."""
+    for statement in (
+        """CREATE TABLE runs (
+            run INTEGER PRIMARY KEY,
+            level INTEGER NOT NULL,
+            first_id INTEGER NOT NULL,
+            last_id INTEGER NOT NULL,
+            screenings INTEGER NOT NULL
+        ) STRICT""",
+        """CREATE TABLE postings (
+            run INTEGER NOT NULL, term TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (run, term, id)
+        ) STRICT, WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+SEARCH: Final = Schema(migrations, APPLICATION_ID)
+
+# What a search can ask for; `log_search` asks in the same words. Acceptances without a reason are most of the log:
+# they are no term, the log's own order finds them at once.
+_TERMS: Final = """
+    SELECT :run, 't' || transaction_id, id FROM chosen
+    UNION ALL SELECT :run, 'c' || substr(card_identity, -16), id FROM chosen WHERE card_identity <> ''
+    UNION ALL SELECT :run, 'o' || order_ref, id FROM chosen WHERE order_ref IS NOT NULL
+    UNION ALL SELECT :run, 'k' || code, id FROM chosen WHERE code <> 'NO_RULE_MATCHED'
+    UNION ALL SELECT :run, 'k' || merchant_id || ':' || code, id FROM chosen WHERE code <> 'NO_RULE_MATCHED'
+    UNION ALL SELECT :run, 'u' || outcome, id FROM chosen WHERE outcome <> 'accept'
+    UNION ALL SELECT :run, 'u' || merchant_id || ':' || outcome, id FROM chosen WHERE outcome <> 'accept'
+"""
+_INSERT: Final = f"""
+    WITH chosen AS MATERIALIZED (
+        SELECT id, merchant_id, transaction_id, card_identity, outcome, code,
+            json_extract(CAST(document AS TEXT), '$.transaction.order_ref') AS order_ref
+        FROM log.screenings WHERE id BETWEEN :first AND :last
+    )
+    INSERT INTO postings (run, term, id) SELECT * FROM ({_TERMS}) ORDER BY 2, 3
+"""
+
+
+def first_id_at(instant_us: int) -> int:
+    """The least id that can be made at an instant (UTC microseconds): ids grow with time."""
+    return min(max(instant_us // 1000 << store.WORKER_BITS + store.COUNTER_BITS, 0), (1 << 63) - 1)
+
+
+class SearchIndex:
+    """The one writer of a state directory's index; `claim` gives it, or None while another process is."""
+
+    def __init__(self, state: Path, lock: int, clock_us: Callable[[], int]) -> None:
+        self.path = state / FILE
+        self._lock = lock
+        self._clock_us = clock_us
+        self._connection = store.open_database(self.path, schema=SEARCH).conn
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is made again
+        self._connection.execute("ATTACH DATABASE ? AS log", (str(state / "decisions.db"),))
+
+    @classmethod
+    def claim(cls, state: Path, clock_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> SearchIndex | None:
+        """Raises StoreUnavailable when there is no log, or the index cannot be written."""
+        if not (state / "decisions.db").exists():
+            raise StoreUnavailable(
+                f"there is no decision log in {state}: name the service's directory with --state"
+            )
+        try:
+            lock = os.open(state / f"{FILE}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"{state} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return cls(state, lock, clock_us)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except sqlite3.Error as error:
+            os.close(lock)
+            raise store.explain_error(error, state / FILE) from error
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def reached(self) -> int:
+        """The greatest id that is indexed."""
+        return int(self._connection.execute("SELECT coalesce(max(last_id), 0) FROM runs").fetchone()[0])
+
+    def step(self, largest: int = 0) -> int:
+        """Does one piece of what is due; how many screenings it indexed or merged, 0 when nothing was due.
+
+        `largest` is the highest level of a run that may be made at once: 0 keeps the log's snapshot short.
+        """
+        try:
+            return self._merge() or self._index(largest) or self._forget()
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            raise store.explain_error(error, self.path) from error
+        finally:
+            with suppress(sqlite3.Error):
+                store.take_checkpoint(self._connection, 1_000)
+
+    def _index(self, largest: int) -> int:
+        after = self.reached
+        settled = first_id_at(self._clock_us() - SETTLED_US)
+        for level in range(largest, -1, -1):
+            row = self._connection.execute(
+                "SELECT min(id), max(id), count(*) FROM"
+                " (SELECT id FROM log.screenings WHERE id > ? AND id < ? ORDER BY id LIMIT ?)",
+                (after, settled, ROWS[level]),
+            ).fetchone()
+            if row[2] == ROWS[level]:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._write_run(level, row[0], row[1])
+                self._connection.execute("COMMIT")
+                return int(row[2])
+        return 0
+
+    def _write_run(self, level: int, first: int, last: int) -> None:
+        run = self._connection.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
+        self._connection.execute(_INSERT, {"run": run, "first": first, "last": last})
+        count = self._count(first, last)
+        self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", (run, level, first, last, count))
+
+    def _count(self, first: int, last: int) -> int:
+        found = self._connection.execute(
+            "SELECT count(*) FROM log.screenings WHERE id BETWEEN ? AND ?", (first, last)
+        ).fetchone()
+        return int(found[0])
+
+    def _merge(self) -> int:
+        for level in range(len(ROWS) - 1):
+            runs = self._connection.execute(
+                "SELECT run, first_id, last_id, screenings FROM runs WHERE level = ? ORDER BY first_id LIMIT ?",
+                (level, FAN),
+            ).fetchall()
+            if len(runs) < FAN:
+                continue
+            first, last, count = runs[0][1], runs[-1][2], sum(row[3] for row in runs)
+            held = ", ".join(str(row[0]) for row in runs)
+            # Counting again is a reading of the rows: cheap while they are recent, and nothing comes later still.
+            is_whole = level > 0 or self._count(first, last) == count
+            self._connection.execute("BEGIN IMMEDIATE")
+            if is_whole:
+                run = self._connection.execute("SELECT max(run) + 1 FROM runs").fetchone()[0]
+                self._connection.execute(
+                    f"INSERT INTO postings (run, term, id) SELECT {run}, term, id FROM postings"
+                    f" WHERE run IN ({held}) ORDER BY 2, 3"
+                )
+                self._connection.execute(
+                    "INSERT INTO runs VALUES (?, ?, ?, ?, ?)", (run, level + 1, first, last, count)
+                )
+            else:  # rows came after their run was made, or were archived
+                self._write_run(level + 1, first, last)
+            self._drop(held)
+            self._connection.execute("COMMIT")
+            return int(count)
+        return 0
+
+    def _forget(self) -> int:
+        """Drops the runs of screenings that are no longer in the log."""
+        oldest = self._connection.execute("SELECT min(id) FROM log.screenings").fetchone()[0]
+        if oldest is None:
+            return 0
+        row = self._connection.execute(
+            "SELECT run, screenings FROM runs WHERE last_id < ? LIMIT 1", (oldest,)
+        ).fetchone()
+        if row is None:
+            return 0
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._drop(str(row[0]))
+        self._connection.execute("COMMIT")
+        return int(row[1])
+
+    def _drop(self, runs: str) -> None:
+        self._connection.execute(f"DELETE FROM postings WHERE run IN ({runs})")
+        self._connection.execute(f"DELETE FROM runs WHERE run IN ({runs})")
+
+    def close(self) -> None:
+        self._connection.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> SearchIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Indexing:
+    """A thread of the service that keeps the index near the log; of several processes one does it.
+
+    It runs at the lowest priority. `problem` says why it cannot, until it can again.
+    """
+
+    def __init__(self, state: Path, pause_s: float = PAUSE_S) -> None:
+        self.problem: str | None = None
+        self._state = state
+        self._pause_s = pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="search-index", daemon=True)
+
+    def __enter__(self) -> Indexing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # on Linux: of this thread
+        while not self._stop.wait(self._pause_s):
+            try:
+                index = SearchIndex.claim(self._state)
+                if index is not None:
+                    with index:
+                        self._keep_up(index)
+            except StoreUnavailable as error:
+                self.problem = str(error)
+            except sqlite3.Error as error:
+                self.problem = f"{self._state / FILE}: {error}; delete it, it is made again"
+
+    def _keep_up(self, index: SearchIndex) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            worked = index.step()
+            self.problem = None
+            # As long a rest as the step took: payments come first.
+            self._stop.wait(time.monotonic() - started if worked else self._pause_s)

@@ -1,0 +1,202 @@
+"""Search of the decision log: the same answers with an index, behind one, and without."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fraudengine import log_search, search_index
+from fraudengine.decision_log import DecisionLog, ScreeningRecord
+from fraudengine.log_search import LogSearch, Search
+from fraudengine.search_index import FILE, SETTLED_US, Indexing, SearchIndex
+
+from .running import wait_until
+
+START_US = 1_795_000_000_000_000
+STEP_US = 250_000
+COUNT = 1_400
+MERCHANTS = ("carthage-market", "sahara-travel", "medina-topup")
+
+
+def record_number(log: DecisionLog, number: int) -> ScreeningRecord:
+    chance = random.Random(number)
+    merchant = MERCHANTS[0] if chance.random() < 0.7 else chance.choice(MERCHANTS)
+    outcome, code = chance.choices(
+        (("accept", "NO_RULE_MATCHED"), ("refuse", "IP_COUNTRY_BLOCKED"), ("challenge", "AMOUNT_NEEDS_3DS")),
+        (90, 7, 3),
+    )[0]
+    if number == 1_134:
+        outcome, code = "refuse", "CARD_BLACKLISTED"
+    transaction = {"merchant": merchant, "order_ref": f"C-{number % 700}"}
+    return ScreeningRecord(
+        id=log.next_id(),
+        merchant=merchant,
+        transaction_id=f"T-{number}",
+        request_digest=number.to_bytes(16, "little"),
+        at_us=START_US + number * STEP_US,
+        answered_us=START_US + number * STEP_US,
+        card_identity=f"fp_0123ab_{'a' * 28}{''.join(chr(97 + int(d)) for d in f'{number % 400:04d}')}",
+        currency="TND",
+        minor=1_000 + number,
+        outcome=outcome,
+        code=code,
+        revision="r1",
+        document=json.dumps({"transaction": transaction}, separators=(",", ":")).encode(),
+    )
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("searched")
+    now = [START_US]
+    with DecisionLog.open(made / "decisions.db", clock=lambda: now[0]) as log:
+        for number in range(COUNT):
+            now[0] = START_US + number * STEP_US
+            log.append_and_wait(record_number(log, number))
+    return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_runs() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_index, "ROWS", (40, 160, 640))
+        patch.setattr(search_index, "FAN", 4)
+        yield
+
+
+@pytest.fixture(scope="module", params=["no index", "behind", "all"])
+def indexed(request: pytest.FixtureRequest, state: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("indexed")
+    shutil.copy(state / "decisions.db", made)
+    if request.param != "no index":
+        reached = START_US + (COUNT if request.param == "all" else 900) * STEP_US
+        index = SearchIndex.claim(made, lambda: reached + SETTLED_US + 1_000)
+        assert index is not None
+        with index:
+            while index.step(2):
+                pass
+    return made
+
+
+CARD = f"fp_0123ab_{'a' * 28}aabh"
+SEARCHES = {
+    "everything": Search(),
+    "merchant": Search(merchant="sahara-travel"),
+    "transaction": Search(transaction_id="T-77"),
+    "transaction-of-a-merchant": Search(merchant="carthage-market", transaction_id="T-78"),
+    "order": Search(order_ref="C-12"),
+    "card": Search(card=CARD),
+    "card-of-a-merchant": Search(card=CARD, merchant="carthage-market"),
+    "rare-code": Search(code="CARD_BLACKLISTED"),
+    "code-of-a-merchant": Search(code="IP_COUNTRY_BLOCKED", merchant="medina-topup"),
+    "common-code": Search(code="NO_RULE_MATCHED"),
+    "outcome": Search(outcome="challenge"),
+    "outcome-of-a-merchant": Search(outcome="refuse", merchant="sahara-travel"),
+    "accepted": Search(outcome="accept", merchant="sahara-travel"),
+    "times": Search(since_us=START_US + 100 * STEP_US, until_us=START_US + 200 * STEP_US),
+    "times-and-outcome": Search(
+        outcome="refuse", since_us=START_US + 100 * STEP_US, until_us=START_US + 1_200 * STEP_US
+    ),
+    "nobody": Search(merchant="nobody"),
+    "absent": Search(card="fp_0123ab_" + "p" * 32),
+}
+
+
+def expected(state: Path, search: Search) -> list[str]:
+    """The law: every row of the log, tested one by one."""
+    with sqlite3.connect(state / "decisions.db") as connection:
+        rows = connection.execute(
+            "SELECT m.name, transaction_id, card_identity, outcome, code, answered_us, document"
+            " FROM screenings s JOIN merchants m ON m.id = s.merchant_id ORDER BY s.id DESC"
+        ).fetchall()
+    return [
+        row[1]
+        for row in rows
+        if search.merchant in (None, row[0])
+        and search.transaction_id in (None, row[1])
+        and search.card in (None, row[2])
+        and search.outcome in (None, row[3])
+        and search.code in (None, row[4])
+        and (search.since_us is None or row[5] >= search.since_us)
+        and (search.until_us is None or row[5] < search.until_us)
+        and search.order_ref in (None, json.loads(row[6])["transaction"]["order_ref"])
+    ]
+
+
+def every_page(state: Path, search: Search, limit: int) -> list[str]:
+    found: list[str] = []
+    with LogSearch(state) as reader:
+        before: int | None = None
+        for _ in range(10_000):
+            asked = replace(search, before=before)
+            page = reader.find(asked, limit)
+            found += [one.transaction_id for one in page.found]
+            assert len(page.found) <= limit
+            if page.next is None:
+                return found
+            assert before is None or page.next < before, "a page must lead further back"
+            before = page.next
+    raise AssertionError("the pages have no end")
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
+def test_every_search_finds_what_reading_the_whole_log_finds(indexed: Path, search: Search) -> None:
+    for limit in (17, 1_000):
+        assert every_page(indexed, search, limit) == expected(indexed, search)
+
+
+def test_runs_are_merged_and_rows_that_came_late_are_found(tmp_path: Path) -> None:
+    now = [START_US]
+    with DecisionLog.open(tmp_path / "decisions.db", clock=lambda: now[0]) as log:
+        records = []
+        for number in range(700):
+            now[0] += 1_000
+            records.append(record_number(log, number))
+        late = records.pop(30)
+        for record in records:
+            log.append_and_wait(record)
+        index = SearchIndex.claim(tmp_path, lambda: now[0] + SETTLED_US + 2_000)
+        assert index is not None
+        with index:
+            assert index.step() == 40
+            log.append_and_wait(late)
+            assert SearchIndex.claim(tmp_path) is None, "one process indexes at a time"
+            while index.step():
+                pass
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        levels = [row[0] for row in connection.execute("SELECT level FROM runs ORDER BY first_id")]
+    assert levels == sorted(levels, reverse=True)
+    assert 2 in levels
+    assert every_page(tmp_path, Search(transaction_id="T-30"), 10) == ["T-30"]
+
+
+def test_a_damaged_index_is_told_of_and_the_log_is_read_instead(state: Path) -> None:
+    (state / FILE).write_bytes(b"garbage" * 5_000)
+    try:
+        assert every_page(state, SEARCHES["rare-code"], 10) == ["T-1134"]
+        with Indexing(state, pause_s=0.01) as indexing:
+            wait_until(lambda: indexing.problem is not None, "the damage is told")
+            assert FILE in (indexing.problem or "")
+            (state / FILE).unlink()
+            wait_until(lambda: indexing.problem is None and (state / FILE).exists(), "it is made again")
+    finally:
+        (state / FILE).unlink()
+
+
+def test_a_search_for_what_is_absent_is_bounded(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call looks at a bounded number of rows and says how far back it got; the next goes on there."""
+    monkeypatch.setattr(log_search, "EXAMINED", 300)
+    absent = Search(outcome="accept", code="CARD_BLACKLISTED")
+    with LogSearch(state) as reader:
+        page, calls = reader.find(replace(absent), 10), 1
+        while page.next is not None:
+            assert not page.found
+            page, calls = reader.find(replace(absent, before=page.next), 10), calls + 1
+    assert COUNT // 600 <= calls <= COUNT // 250
