@@ -406,7 +406,6 @@ def test_health_and_readiness(call: Call, screener: StandIn) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "name"),
     [
-        ("GET", "/v1/screenings", "method-not-allowed"),
         ("DELETE", "/v1/screenings/known", "method-not-allowed"),
         ("POST", "/v1/screenings/", "not-found"),
         ("GET", "/", "not-found"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import shutil
@@ -13,11 +14,16 @@ from pathlib import Path
 import pytest
 
 from fraudengine import log_search, search_index
+from fraudengine.access import AccessKeys, Role
+from fraudengine.audit import AuditLog
+from fraudengine.config import Config
 from fraudengine.decision_log import DecisionLog, ScreeningRecord
+from fraudengine.environment import environment_of
 from fraudengine.log_search import LogSearch, Search
 from fraudengine.search_index import FILE, SETTLED_US, Indexing, SearchIndex
 
-from .running import wait_until
+from .command_line import run
+from .running import fraudengine, running_service, wait_until
 
 START_US = 1_795_000_000_000_000
 STEP_US = 250_000
@@ -52,14 +58,23 @@ def record_number(log: DecisionLog, number: int) -> ScreeningRecord:
     )
 
 
+def append_all(log: DecisionLog, now: list[int], numbers: range) -> None:
+    async def append() -> None:
+        futures = []
+        for number in numbers:
+            now[0] = START_US + number * STEP_US
+            futures.append(log.append(record_number(log, number)))
+        await asyncio.gather(*futures)
+
+    asyncio.run(append())
+
+
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("searched")
     now = [START_US]
     with DecisionLog.open(made / "decisions.db", clock=lambda: now[0]) as log:
-        for number in range(COUNT):
-            now[0] = START_US + number * STEP_US
-            log.append_and_wait(record_number(log, number))
+        append_all(log, now, range(COUNT))
     return made
 
 
@@ -155,14 +170,9 @@ def test_every_search_finds_what_reading_the_whole_log_finds(indexed: Path, sear
 def test_runs_are_merged_and_rows_that_came_late_are_found(tmp_path: Path) -> None:
     now = [START_US]
     with DecisionLog.open(tmp_path / "decisions.db", clock=lambda: now[0]) as log:
-        records = []
-        for number in range(700):
-            now[0] += 1_000
-            records.append(record_number(log, number))
-        late = records.pop(30)
-        for record in records:
-            log.append_and_wait(record)
-        index = SearchIndex.claim(tmp_path, lambda: now[0] + SETTLED_US + 2_000)
+        late = record_number(log, 1_399)
+        append_all(log, now, range(700))
+        index = SearchIndex.claim(tmp_path, lambda: START_US + 700 * STEP_US + SETTLED_US)
         assert index is not None
         with index:
             assert index.step() == 40
@@ -174,7 +184,7 @@ def test_runs_are_merged_and_rows_that_came_late_are_found(tmp_path: Path) -> No
         levels = [row[0] for row in connection.execute("SELECT level FROM runs ORDER BY first_id")]
     assert levels == sorted(levels, reverse=True)
     assert 2 in levels
-    assert every_page(tmp_path, Search(transaction_id="T-30"), 10) == ["T-30"]
+    assert every_page(tmp_path, Search(transaction_id="T-1399"), 10) == ["T-1399"]
 
 
 def test_a_damaged_index_is_told_of_and_the_log_is_read_instead(state: Path) -> None:
@@ -200,3 +210,74 @@ def test_a_search_for_what_is_absent_is_bounded(state: Path, monkeypatch: pytest
             assert not page.found
             page, calls = reader.find(replace(absent, before=page.next), 10), calls + 1
     assert COUNT // 600 <= calls <= COUNT // 250
+
+
+# ---- over HTTP and from the command line ------------------------------------------------------------
+
+
+def test_a_search_over_http_is_scoped_paged_and_takes_no_card_number(tmp_path: Path) -> None:
+    with running_service(tmp_path) as service:
+        made = [service.screen(transaction_id=f"T-{number}", order_ref=f"C-{number}").json() for number in range(5)]
+        service.screen(merchant="sahara-travel", transaction_id="T-0", currency="EUR", amount="10.00")
+        first = service.client.get("/v1/screenings", params={"merchant": "carthage-market", "limit": 3}).json()
+        assert [one["transaction_id"] for one in first["screenings"]] == ["T-4", "T-3", "T-2"]
+        following = {"merchant": "carthage-market", "limit": 3, "before": first["next"]}
+        second = service.client.get("/v1/screenings", params=following).json()
+        assert [one["screening_id"] for one in second["screenings"]] == [
+            made[1]["screening_id"],
+            made[0]["screening_id"],
+        ]
+        assert second["next"] is None
+        whole = service.client.get(f"/v1/screenings/{made[0]['screening_id']}").json()
+        card = whole["transaction"]["card"]["fingerprint"]
+        for asked, count in (
+            ({"order_ref": "C-3"}, 1),
+            ({"card": card}, 6),
+            ({"card": card, "merchant": "sahara-travel"}, 1),
+            ({"transaction_id": "T-0"}, 2),
+            ({"since": "2099-01-01"}, 0),
+            ({"code": made[0]["reason"]["code"], "outcome": made[0]["decision"], "merchant": "carthage-market"}, 5),
+        ):
+            found = service.client.get("/v1/screenings", params=asked).json()
+            assert len(found["screenings"]) == count, asked
+        for wrong in ("card=4111111111111111", "order_ref=4111111111111111", "since=x", "before=x", "limit=0"):
+            refused = service.client.get(f"/v1/screenings?{wrong}")
+            assert refused.status_code == 422, wrong
+            assert "4111111111111111" not in refused.text
+        twice = service.client.get("/v1/screenings?merchant=carthage-market&merchant=sahara-travel")
+        assert twice.status_code == 422
+
+        with AuditLog(service.state) as audit:
+            environment = environment_of(Config(state=service.state))
+            with AccessKeys(service.state, environment, audit) as keys:
+                key, _ = keys.create("s", Role.SUPPORT, by="tests", merchants=("sahara-travel",))
+        scoped = {"authorization": f"Bearer {key}"}
+        for params, status in (
+            ({"merchant": "sahara-travel"}, 200),
+            ({"merchant": "carthage-market"}, 403),
+            ({}, 403),
+        ):
+            assert service.client.get("/v1/screenings", params=params, headers=scoped).status_code == status
+
+        state = {"FRAUDENGINE_STATE": str(service.state), "FRAUDENGINE_DEVELOPMENT": "1"}
+        by_card = fraudengine("log", "search", "--card", "-", stdin="4111 1111 1111 1111\n", **state)
+        assert by_card.stdout.count("scr_") == 6
+        told = fraudengine("log", "search", "--order", "C-3", "--format", "json", **state)
+        assert json.loads(told.stdout)["transaction_id"] == "T-3"
+        argument = fraudengine("log", "search", "--card", "4111111111111111", **state)
+        assert argument.returncode == 2
+        assert "4111111111111111" not in argument.stdout + argument.stderr
+
+
+def test_the_index_is_made_anew_by_command(state: Path) -> None:
+    try:
+        assert run("log", "index", "--state", state).code == 0
+        with sqlite3.connect(state / FILE) as connection:
+            before = connection.execute("SELECT count(*) FROM postings").fetchone()[0]
+        ran = run("log", "index", "--rebuild", "--state", state)
+        assert (ran.code, before > COUNT) == (0, True)
+        with sqlite3.connect(state / FILE) as connection:
+            assert connection.execute("SELECT count(*) FROM postings").fetchone()[0] == before
+    finally:
+        (state / FILE).unlink()
+    assert run("log", "index", "--state", state / "nowhere").code == 3

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from . import store
 from .diagnostics import StoreUnavailable
+from .list_entries import time_text
+from .money import format_minor
 from .search_index import FILE, SEARCH, first_id_at
 
 MAX_ID: Final = (1 << 63) - 1
@@ -257,6 +259,22 @@ class LogSearch:
                 with suppress(sqlite3.Error):
                     index.close()
             return 0
+
+
+def found_object(one: Found) -> dict[str, str]:
+    """A screening as a search answers it, in JSON's terms."""
+    return {
+        "screening_id": store.screening_id_text(one.id),
+        "merchant": one.merchant,
+        "transaction_id": one.transaction_id,
+        "at": time_text(one.at_us) or "",
+        "answered": time_text(one.answered_us) or "",
+        "amount": format_minor(one.minor, one.currency),
+        "currency": one.currency,
+        "decision": one.outcome,
+        "code": one.code,
+        "revision": one.revision,
+    }
 
 
 def _term(search: Search, merchant_id: int | None) -> str | None:

@@ -16,6 +16,7 @@ Decisions that a reader would question:
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -28,6 +29,8 @@ from typing import Final
 from . import store
 from .diagnostics import StoreUnavailable
 from .store import Database, Migrations, Schema
+
+_log = logging.getLogger(__name__)
 
 APPLICATION_ID: Final = 0x46524453  # "FRDS"
 FILE: Final = "search.db"
@@ -147,15 +150,15 @@ class SearchIndex:
         settled = first_id_at(self._clock_us() - SETTLED_US)
         for level in range(largest, -1, -1):
             row = self._connection.execute(
-                "SELECT min(id), max(id), count(*) FROM"
+                "SELECT max(id), count(*) FROM"
                 " (SELECT id FROM log.screenings WHERE id > ? AND id < ? ORDER BY id LIMIT ?)",
                 (after, settled, ROWS[level]),
             ).fetchone()
-            if row[2] == ROWS[level]:
+            if row[1] == ROWS[level]:
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._write_run(level, row[0], row[1])
+                self._write_run(level, after + 1, row[0])  # no gap: a late row has a run
                 self._connection.execute("COMMIT")
-                return int(row[2])
+                return int(row[1])
         return 0
 
     def _write_run(self, level: int, first: int, last: int) -> None:
@@ -218,6 +221,13 @@ class SearchIndex:
         self._connection.execute(f"DELETE FROM postings WHERE run IN ({runs})")
         self._connection.execute(f"DELETE FROM runs WHERE run IN ({runs})")
 
+    def empty(self) -> None:
+        """Drops every run, so that the steps that follow make all of them anew."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute("DELETE FROM postings")
+        self._connection.execute("DELETE FROM runs")
+        self._connection.execute("COMMIT")
+
     def close(self) -> None:
         self._connection.close()
         os.close(self._lock)
@@ -259,10 +269,10 @@ class Indexing:
                 if index is not None:
                     with index:
                         self._keep_up(index)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, sqlite3.Error) as error:
+                if self.problem is None:
+                    _log.warning("the search index: %s; it may be deleted, it is made again", error)
                 self.problem = str(error)
-            except sqlite3.Error as error:
-                self.problem = f"{self._state / FILE}: {error}; delete it, it is made again"
 
     def _keep_up(self, index: SearchIndex) -> None:
         while not self._stop.is_set():

@@ -25,6 +25,7 @@ from .cards import HidePans
 from .config import Config, environment_name
 from .diagnostics import ConfigurationError
 from .http_protocol import BoundedHttp
+from .search_index import Indexing
 from .structured_log import JsonFormatter, screening_lines
 
 _log = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ async def _serve(config: Config, screener: ServedScreener, access: AccessPort, l
                 backlog=BACKLOG,
             )
         )
-        await server.serve(sockets=[listening])
+        with Indexing(config.state):
+            await server.serve(sockets=[listening])
     finally:
         await screener.stop()
         if lines is not None:

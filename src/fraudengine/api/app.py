@@ -45,6 +45,7 @@ from .problems import (
 )
 from .rule_sets import describe_rule_set
 from .screenings import PATH, Headers, ScreeningEndpoint, Screens, send_problem
+from .search import add_search_routes
 
 DESCRIPTION: Final = """Screens card payments before they are authorised.
 
@@ -148,6 +149,7 @@ def create_app(
     _add_other_routes(app, screener)
     add_list_routes(app, screener, _documented)
     add_outcome_routes(app, screener, _documented)
+    add_search_routes(app, config.state, _documented)
     return app
 
 

@@ -34,6 +34,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "generate": ("replaying",),
     "keys": ("access", "keys"),
     "lists": ("lists",),
+    "log": ("log",),
     "new": ("starting",),
     "outcomes": ("outcomes",),
     "replay": ("replaying",),
