@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SERVES := $(VENV)/installed-to-serve
 STAMP  := $(VENV)/installed-to-test
 
-.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-velocity bench-replay bench-access bench-check schema clean
+.PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-velocity bench-replay bench-access bench-check bench-log bench-service soak schema clean
 
 help:
 	@echo "make run              install into .venv, serve the API on http://127.0.0.1:8080 with the sample merchants"
@@ -19,6 +19,9 @@ help:
 	@echo "make bench-velocity   counters beside 10,000,000 logged screenings (minutes, 11 GB in /tmp)"
 	@echo "make bench-replay     10,000,000 transactions against SQL written by hand (minutes, 5 GB in /tmp)"
 	@echo "make bench-access     what access and counting add to a screening"
+	@echo "make bench-log        GET and searches in a log of 100,000,000 screenings (an hour, 75 GB in /tmp; ROWS=n for fewer)"
+	@echo "make bench-service    throughput and latency at half of it, with four counters"
+	@echo "make soak             5,000,000 screenings: memory, latency, log size (COUNT=n for fewer)"
 	@echo "make bench-lists      run-time lists of 1,000,000 cards and 100,000 networks"
 
 $(SERVES): pyproject.toml constraints.txt
@@ -81,6 +84,15 @@ bench-access: $(STAMP)
 
 bench-lists: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_lists
+
+bench-log: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_log $(ROWS)
+
+bench-service: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench_service
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.soak $(COUNT)
 
 clean:
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
