@@ -104,6 +104,13 @@ class Config(BaseSettings):
     reload_interval_ms: Annotated[
         int, Field(ge=10, le=500, description="How often rule and data files are looked at for changes.")
     ] = 250
+    archive_after_days: Annotated[
+        int, Field(ge=93, le=36_500, description="Age of the months that `fraudengine log archive` moves to files.")
+    ] = 400
+    retention_days: Annotated[
+        int | None,
+        Field(ge=93, le=36_500, description="Age of the months that `fraudengine log purge` deletes; unset: none."),
+    ] = None
     development: Annotated[
         bool, Field(description="Make a development card key on first use, with a warning. Not for real cards.")
     ] = False

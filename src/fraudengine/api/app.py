@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -13,15 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from ..access import Action, Grant
+from ..archive import find_archived
 from ..audit import acting
 from ..cards import find_pans, hide_pans
 from ..config import Config
-from ..diagnostics import FraudengineError
+from ..diagnostics import ConfigurationError, FraudengineError
 from ..explain_text import explained_document, revision_of
 from ..reasons import Language
 from ..request_problems import safe_name
 from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
+from ..store import parse_screening_id
 from ..structured_log import ScreeningLines
 from .answers import FieldError, Health, ProblemDocument, ProblemKind, Readiness, RuleSetAnswer, ScreeningAnswer
 from .gate import OPEN, AccessPort, Gate
@@ -145,7 +148,7 @@ def create_app(
     app.gate = Gate(access, screener.merchant_of)
     app.screenings = ScreeningEndpoint(screener, config.max_body_bytes, lines)
     _add_problem_handlers(app)
-    _add_screening_routes(app, screener)
+    _add_screening_routes(app, screener, config)
     _add_other_routes(app, screener)
     add_list_routes(app, screener, _documented)
     add_outcome_routes(app, screener, _documented)
@@ -200,7 +203,14 @@ def _documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 # ---- routes -----------------------------------------------------------------------------------------
 
 
-def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
+def _read_archived(state: FilePath, id_text: str, grant: Grant) -> bytes | None:
+    """The document of an archived screening, if it is of a merchant of the caller's."""
+    screening_id = parse_screening_id(id_text)
+    row = find_archived(state, screening_id) if screening_id is not None else None
+    return row["document"] if row is not None and grant.covers(row["merchant"]) else None
+
+
+def _add_screening_routes(app: FastAPI, screener: ScreenerPort, config: Config) -> None:
     post = (
         "unauthorized",
         "forbidden",
@@ -236,6 +246,7 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
         responses=_documented(UNKNOWN_SCREENING, INVALID_REQUEST, KINDS["store-unavailable"]),
     )
     async def recorded(
+        request: Request,
         screening_id: Annotated[str, Path(max_length=64)],
         explain: Annotated[bool, Query(description="Add why every rule matched or did not.")] = False,
         lang: Annotated[Language, Query(description="Language of the explanation.")] = "en",
@@ -245,6 +256,13 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort) -> None:
         It goes by the rules that were in force when the screening was decided, and by its recorded facts.
         """
         document = screener.screening(screening_id)
+        if document is None:
+            try:
+                document = await asyncio.to_thread(
+                    _read_archived, config.state, screening_id, request.scope["grant"]
+                )
+            except ConfigurationError as error:
+                return _problem_response(Problem(UNKNOWN_SCREENING, f"It may be archived, and {error}."))
         if document is None:
             return _problem_response(Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help))
         if explain:

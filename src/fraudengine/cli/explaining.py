@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from ..archive import find_archived
 from ..assembly import open_data
 from ..cards import CardKey
 from ..config import Config
@@ -93,6 +94,8 @@ def _only(explained: ExplainedScreening, rule_id: str) -> ExplainedScreening:
 def _explain_recorded(screening_id: int, shown: str, config: Config, language: Language) -> ExplainedScreening:
     with LogReader(config.state / "decisions.db") as log:
         found = log.document(screening_id)
+        if found is None and (row := find_archived(config.state, screening_id)) is not None:
+            found = (row["document"], row["revision"])
         if found is None:
             raise Problem(f"the decision log {log.path} holds no screening {shown}")
         document, revision = found

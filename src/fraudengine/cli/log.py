@@ -1,19 +1,23 @@
-"""`fraudengine log`: search the decision log, keep its search index."""
+"""`fraudengine log`: search the decision log, keep its search index, archive and purge old months."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from ..archive import KEPT_DAYS, archive_month, old_months
+from ..audit import AuditLog
 from ..cards import FINGERPRINT, Pan
 from ..config import Config
 from ..diagnostics import InvalidTransaction
 from ..list_entries import read_time
 from ..log_search import Found, LogSearch, Search, found_object
+from ..retention import purge
 from ..search_index import SearchIndex
 from ..store import parse_screening_id
 from .options import Problem, configuration, format_option, state_option
@@ -21,7 +25,7 @@ from .options import Problem, configuration, format_option, state_option
 
 @click.group()
 def log() -> None:
-    """The decision log: search it, and keep what searches use."""
+    """The decision log: search it, archive and purge old months."""
 
 
 @log.command("search")
@@ -135,6 +139,62 @@ def index(rebuild: bool, state: Path | None) -> None:
             if sys.stderr.isatty():
                 click.echo(f"\r{done:,} screenings indexed or merged", err=True, nl=False)
     click.echo(f"the index is up to date ({done:,} screenings indexed or merged)")
+
+
+@log.command("archive")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.IntRange(KEPT_DAYS),
+    metavar="DAYS",
+    help="Months that ended so long ago (default: the setting).",
+)
+@state_option
+def archive(days: int | None, state: Path | None) -> None:
+    """Move old months from the log to Parquet files in `archive`, which `fraudengine replay` reads.
+
+    A file is durable and verified before anything is deleted from the log. Cut off at any point, the next call
+    goes on. The service goes on meanwhile, and uses the freed pages again.
+    """
+    config = configuration(state=state, archive_after_days=days)
+    months = old_months(config.state, config.archive_after_days, time.time_ns() // 1000)
+    with AuditLog(config.state) as audit:
+        for month in months:
+            done = archive_month(config.state, month, audit)
+            files = ", ".join(path.name for path in done.files)
+            click.echo(
+                f"{month}: {done.written:,} screenings written, {done.deleted:,} taken out of the log: {files}"
+            )
+            if done.left:
+                click.echo(f"fraudengine: {done.left:,} changed meanwhile; call again to archive them", err=True)
+    if not months:
+        click.echo(f"no month in the log ended more than {config.archive_after_days} days ago")
+
+
+@log.command("purge")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.IntRange(KEPT_DAYS),
+    metavar="DAYS",
+    help="Months that ended so long ago (default: the setting).",
+)
+@click.option("--pretend", is_flag=True, help="Only say what would be deleted.")
+@state_option
+def purge_months(days: int | None, pretend: bool, state: Path | None) -> None:
+    """Delete for good the months that are older than they may be kept, from the archive and from the log.
+
+    Each deletion is in the audit log. Backups and copies of the archive are yours to delete.
+    """
+    config = configuration(state=state, retention_days=days)
+    if config.retention_days is None:
+        raise Problem("say how long screenings are kept: --older-than DAYS or FRAUDENGINE_RETENTION_DAYS", 2)
+    with AuditLog(config.state) as audit:
+        done = purge(config.state, config.retention_days, audit, time.time_ns() // 1000, pretend=pretend)
+    verb = "would be deleted" if pretend else "were deleted"
+    click.echo(f"{len(done.files)} archive files and {done.screenings:,} screenings of the log {verb}")
+    for name in done.files:
+        click.echo(f"  {name}")
 
 
 COMMANDS: list[click.Command] = [log]

@@ -14,8 +14,8 @@ from zipfile import BadZipFile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import store
-from ..diagnostics import FraudengineError
+from .. import archive, store
+from ..diagnostics import FraudengineError, StoreUnavailable
 from .mapping import FieldMapping
 
 Row: TypeAlias = tuple[int, Mapping[str, Any] | str]
@@ -42,7 +42,15 @@ def format_of(path: Path) -> str:
     found = _SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise InputUnreadable(f"{path}: no known kind of file; known are {', '.join(sorted(_SUFFIXES))}")
-    return found
+    return "log" if found == "parquet" and _is_archive(path) else found
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether the file is a month that `fraudengine log archive` made: documents, as in the log."""
+    try:
+        return (pq.read_schema(path).metadata or {}).get(archive.FORMAT_KEY) == archive.FORMAT
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def rows_of(path: Path, kind: str, mapping: FieldMapping) -> Iterator[Row]:
@@ -57,6 +65,8 @@ def rows_of(path: Path, kind: str, mapping: FieldMapping) -> Iterator[Row]:
                 yield from _parquet_rows(path)
             case "xlsx":
                 yield from _xlsx_rows(path)
+            case _ if path.suffix.lower() == ".parquet":
+                yield from _archive_rows(path)
             case _:
                 yield from _log_rows(path)
     except OSError as error:
@@ -192,3 +202,20 @@ def _log_rows(path: Path) -> Iterator[Row]:
             if screening_id in reported:
                 row["labelled_us"], row["label"] = reported[screening_id]
             yield number, row
+
+
+def _archive_rows(path: Path) -> Iterator[Row]:
+    """The same of a month that was archived."""
+    number = 0
+    try:
+        for batch in archive.rows_of_file(path):
+            for archived in batch:
+                number += 1
+                row = json.loads(archived["document"])
+                row["answered_us"] = archived["answered_us"]
+                for report in archived["outcomes"]:
+                    if row.get("label") != "technical_failure":  # final, as counters have it
+                        row["labelled_us"], row["label"] = report["at_us"], report["kind"]
+                yield number, row
+    except StoreUnavailable as error:
+        raise InputUnreadable(str(error)) from None
