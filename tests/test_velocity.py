@@ -413,7 +413,9 @@ def test_a_long_past_is_filled_in_by_chunks_that_may_be_interrupted(log: Decisio
         assert not log.velocity.is_complete
         goes = iter([True, False])
         VelocityHistory(log.path).fill(go_on=lambda: next(goes))
-        indexed = log._read("SELECT count(*) FROM velocity_events")[0][0]
+        indexed = log._read("SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)")[
+            0
+        ][0]
         assert indexed == 500
         log.velocity = VelocityHistory(log.path).fill()
         assert driven.count(SUBJECT, CounterReader(planned(None, (ATTEMPTS,))))[1] == {"attempts": 1_204}
@@ -430,6 +432,10 @@ def test_only_the_series_of_a_merchant_are_written(log: DecisionLog) -> None:
         reader = CounterReader(planned(None, (ATTEMPTS,)))
         driven.log.velocity = driven.history.register({(series_of(ATTEMPTS), "sahara-travel")})
         driven.record(driven.count(past(0, transaction_id="A"), reader)[0])
-        assert log._read("SELECT count(*) FROM velocity_events") == [(0,)]
+        assert log._read(
+            "SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)"
+        ) == [(0,)]
         driven.record(driven.count(past(0, transaction_id="A", merchant="sahara-travel"), reader)[0])
-        assert log._read("SELECT count(*) FROM velocity_events") == [(1,)]
+        assert log._read(
+            "SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)"
+        ) == [(1,)]

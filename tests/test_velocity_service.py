@@ -67,7 +67,11 @@ def counted(given: dict[str, Any]) -> list[str]:
 
 
 def events(screener: Screener) -> int:
-    return int(screener.log._read("SELECT count(*) FROM velocity_events")[0][0])
+    return int(
+        screener.log._read("SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)")[
+            0
+        ][0]
+    )
 
 
 def test_card_testing_is_refused_and_says_why(screener: Screener) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,15 +24,17 @@ from . import store
 from .diagnostics import StoreUnavailable
 from .records import record
 from .velocity_documents import rows_of_document
+from .velocity_history import append_next_steps
 from .velocity_index import (
     EventRow,
     IndexedScreening,
     Registry,
-    insert_events,
-    insert_first_events,
+    events_of,
     read_generation,
     read_registry,
 )
+from .velocity_merge import MergeThread
+from .velocity_tail import append_to_tail
 
 
 @record
@@ -185,6 +186,8 @@ class BatchWriter:
         self.registry = Registry()  # of velocity series; replaced as a whole, so any thread may read it
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
+        self.turn = threading.Lock()  # held while this process writes, by this writer or by a merge of counters
+        self.merges = MergeThread(path, self.turn)
 
     def connect(self, *, create: bool = False) -> sqlite3.Connection:
         """The open connection, or a new one after a failure. Never on a file that was moved away or replaced."""
@@ -219,24 +222,30 @@ class BatchWriter:
         """One durable transaction; returns the entries that may not have been inserted (UNIQUE conflicts)."""
         connection = self.connect()
         try:
-            short = len(entries) <= _ROWS_PER_INSERT and not files and self._names_are_known(entries)
-            written = self._insert_without_counters(connection, entries) if short else None
-            if written is not None:
-                doubtful = written
-            else:
-                connection.execute("BEGIN IMMEDIATE")
-                self._write_names(connection, entries, files)
-                doubtful = []
-                for start in range(0, len(entries), _ROWS_PER_INSERT):
-                    doubtful += self._insert(connection, entries[start : start + _ROWS_PER_INSERT])
-                self._write_events(connection, entries, doubtful)
-                connection.execute("COMMIT")
+            with self.turn:
+                doubtful = self._write_batch(connection, entries, files)
         except BaseException as error:
             self._recover(connection)
             if isinstance(error, sqlite3.Error):
                 raise store.explain_error(error, self._path) from error
             raise
         self._since_checkpoint += len(entries) + len(files)
+        return doubtful
+
+    def _write_batch(
+        self, connection: sqlite3.Connection, entries: Sequence[PendingRecord], files: dict[str, RuleFiles]
+    ) -> list[PendingRecord]:
+        short = len(entries) <= _ROWS_PER_INSERT and not files and self._names_are_known(entries)
+        written = self._insert_without_counters(connection, entries) if short else None
+        if written is not None:
+            return written
+        connection.execute("BEGIN IMMEDIATE")
+        self._write_names(connection, entries, files)
+        doubtful: list[PendingRecord] = []
+        for start in range(0, len(entries), _ROWS_PER_INSERT):
+            doubtful += self._insert(connection, entries[start : start + _ROWS_PER_INSERT])
+        self._write_events(connection, entries, doubtful)
+        connection.execute("COMMIT")
         return doubtful
 
     def probe(self) -> None:
@@ -249,12 +258,15 @@ class BatchWriter:
             raise store.explain_error(error, self._path) from error
 
     def checkpoint_if_due(self) -> None:
+        """Moves the WAL into the file, and the tail of counted events into their index, each when there is much."""
         if self._connection is None or self._since_checkpoint < _CHECKPOINT_ROWS:
             return
         self._since_checkpoint = 0
         # What failed here fails again, and is told, at the next commit; the rows are safe in the WAL.
         with suppress(sqlite3.Error):
-            store.take_checkpoint(self._connection, self._busy_timeout_ms)
+            with self.turn:
+                store.take_checkpoint(self._connection, self._busy_timeout_ms)
+            self.merges.begin_if_due(self._connection)
 
     def find_recorded(self, entry: PendingRecord) -> Written:
         """Whether the row in the file is this entry's own or an earlier one of the same call."""
@@ -316,24 +328,39 @@ class BatchWriter:
         if not indexed:
             return
         if doubtful:  # another process may have recorded some of these calls
-            insert_events(connection, indexed)
-            return
+            indexed = self._recorded_now(connection, indexed)
         again = self._repeated(connection, indexed)
-        insert_first_events(connection, [one for one in indexed if one.transaction_hash not in again])
-        insert_events(connection, [one for one in indexed if one.transaction_hash in again])
+        append_to_tail(connection, events_of([one for one in indexed if one.transaction_hash not in again]))
+        if again:
+            ids = {one.screening_id for one in indexed}
+            for merchant, transaction_id in {
+                (entry.record.merchant, entry.record.transaction_id): None
+                for entry in entries
+                if entry.transaction_hash in again
+            }:
+                append_next_steps(connection, self.registry, merchant, transaction_id, ids)
+
+    @staticmethod
+    def _recorded_now(
+        connection: sqlite3.Connection, indexed: Sequence[IndexedScreening]
+    ) -> list[IndexedScreening]:
+        """Those of the batch that the log took."""
+        found = connection.execute(
+            "SELECT id FROM screenings WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([one.screening_id for one in indexed]),),
+        ).fetchall()
+        ids = {row[0] for row in found}
+        return [one for one in indexed if one.screening_id in ids]
 
     @staticmethod
     def _repeated(connection: sqlite3.Connection, indexed: Sequence[IndexedScreening]) -> set[int]:
         """The transactions among these that have other screenings as well, in the log or in this batch."""
-        hashes = [one.transaction_hash for one in indexed]
-        repeated = {found for found, count in Counter(hashes).items() if count > 1}
         rows = connection.execute(
             "SELECT transaction_hash FROM screenings INDEXED BY screenings_request"
-            " WHERE transaction_hash IN (SELECT value FROM json_each(?))"
-            " AND id NOT IN (SELECT value FROM json_each(?))",
-            (json.dumps(hashes), json.dumps([one.screening_id for one in indexed])),
+            " WHERE transaction_hash IN (SELECT value FROM json_each(?)) GROUP BY 1 HAVING count(*) > 1",
+            (json.dumps([one.transaction_hash for one in indexed]),),
         ).fetchall()
-        return repeated.union(row[0] for row in rows)
+        return {row[0] for row in rows}
 
     def _insert(self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> list[PendingRecord]:
         if not entries:
@@ -399,6 +426,7 @@ class BatchWriter:
             )
 
     def close(self) -> None:
+        self.merges.stop()
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 store.take_checkpoint(self._connection, self._busy_timeout_ms)

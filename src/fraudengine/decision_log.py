@@ -43,6 +43,7 @@ from .metrics import Counts
 from .money import Money
 from .velocity_history import record_outcome
 from .velocity_index import CounterReader, Registry
+from .velocity_tail import TailView
 
 __all__ = [
     "APPENDED",
@@ -145,11 +146,14 @@ class DecisionLog:
         self._writer = BatchWriter(path, busy_timeout_ms)
         self._writer.connect(create=True)
         self._reader: sqlite3.Connection | None = None
+        self._tail: TailView | None = None
         self._slot: store.WorkerSlot | None = None
         try:
             self._slot = store.claim_worker_slot(path)
             newest = self._read("SELECT max(id) FROM screenings")[0][0]
             self._ids = store.ScreeningIds(self._slot.number, newest or 0, clock)
+            if self.velocity.generation:
+                self._tail_view().refresh()  # not at the first payment
         except BaseException:
             self._release()
             raise
@@ -322,8 +326,28 @@ class DecisionLog:
         own_ids: Sequence[int] = (),
     ) -> dict[FactName, FactValue]:
         """The counters of a transaction as of `at_us`, without unknown ones; sees what every process committed."""
-        statement, parameters = reader.question(merchant, facts, at_us, amount, own_ids)
-        return reader.answer(self._read(statement, parameters)[0], facts, amount)
+        try:
+            tail = self._tail_view()
+            tail.refresh()
+            statement, parameters = reader.question(merchant, facts, at_us, amount, own_ids, tail.tables)
+            (found,) = tail.connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            self._forget_tail()
+            raise store.explain_error(error, self.path) from error
+        return reader.answer(found, facts, amount)
+
+    def _tail_view(self) -> TailView:
+        """The events that are not in the index yet, on a connection of its own: they are in temporary tables."""
+        if self._tail is None:
+            if self._closed:
+                raise StoreUnavailable("the decision log is closed")
+            self._tail = TailView(store.open_database(self.path, create=False, busy_timeout_ms=100).conn)
+        return self._tail
+
+    def _forget_tail(self) -> None:
+        tail, self._tail = self._tail, None
+        if tail is not None:
+            tail.connection.close()
 
     def outcomes(self, screening_id: int) -> list[tuple[int, str, str]]:
         """Time (UTC microseconds), kind and code of every report about a screening, in the order they came."""
@@ -562,6 +586,7 @@ class DecisionLog:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        self._forget_tail()
         if self._slot is not None:
             self._slot.release()
 

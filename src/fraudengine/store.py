@@ -32,7 +32,7 @@ from typing import Final
 
 from sqlite_utils import Database, Migrations
 
-from . import velocity_index
+from . import velocity_index, velocity_tail
 from .diagnostics import StoreUnavailable
 
 __all__ = [
@@ -102,6 +102,13 @@ def m0001_screenings(db: Database) -> None:
 def m0002_velocity(db: Database) -> None:
     """Which velocity series are kept, their events, and what the gateway reports afterwards."""
     for statement in velocity_index.TABLES:
+        db.execute(statement)
+
+
+@migrations()
+def m0003_velocity_tail(db: Database) -> None:
+    """The newest events in the order of their commits, and how far they are merged into the index."""
+    for statement in velocity_tail.TABLES:
         db.execute(statement)
 
 

@@ -16,6 +16,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,11 @@ from .velocity_index import (
     EventRow,
     IndexedScreening,
     Registry,
-    insert_first_events,
+    events_of,
     owner_of,
     read_registry,
 )
+from .velocity_tail import EVENT_COLUMNS, append_to_tail, insert_into_index
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,18 @@ def is_ready(registry: Registry, wanted: Iterable[Wanted]) -> bool:
     """Whether every wanted series knows its past."""
     ready = registry.ready
     return all((series.text, owner) in ready or (series.text, "") in ready for series, owner in wanted)
+
+
+class Event(NamedTuple):
+    """A row of the index, in the order of its columns."""
+
+    bucket: int
+    key_hash: int
+    at_us: int
+    screening_id: int
+    classes: int
+    currency: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +173,7 @@ class VelocityHistory:
         ]
         connection.execute("BEGIN IMMEDIATE")
         try:
-            insert_first_events(connection, plain)
+            insert_into_index(connection, events_of(plain))
             registry = read_registry(connection)
             for one in found:
                 if one.transaction_hash in repeated:
@@ -266,8 +280,44 @@ def index_transaction(
     connection: sqlite3.Connection, registry: Registry, merchant: str, transaction_id: str
 ) -> None:
     """Makes the rows of every screening of a transaction anew, with what is reported about it."""
+    events, _ = events_of_transaction(connection, registry, merchant, transaction_id, with_reports=True)
+    connection.executemany(
+        f"INSERT INTO velocity_events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET classes = excluded.classes",
+        events,
+    )
+
+
+def append_next_steps(
+    connection: sqlite3.Connection,
+    registry: Registry,
+    merchant: str,
+    transaction_id: str,
+    new_ids: AbstractSet[int],
+) -> None:
+    """Writes the rows of a transaction's new screenings, which others of it came before, in their transaction."""
+    events, is_reported = events_of_transaction(connection, registry, merchant, transaction_id)
+    if is_reported:
+        index_transaction(connection, registry, merchant, transaction_id)
+    else:
+        new = [event for event in events if event.screening_id in new_ids and event.classes]
+        append_to_tail(connection, [value for event in new for value in event])
+
+
+def events_of_transaction(
+    connection: sqlite3.Connection,
+    registry: Registry,
+    merchant: str,
+    transaction_id: str,
+    *,
+    with_reports: bool = False,
+) -> tuple[list[Event], bool]:
+    """The rows of every screening of a transaction, and whether anything is reported about it.
+
+    `with_reports` adds rows that hold nothing yet of what a report may make them fit.
+    """
     if not registry.series_for(merchant):
-        return
+        return [], False
     steps = connection.execute(
         "SELECT s.id, s.at_us, s.document FROM screenings s INDEXED BY screenings_request"
         " WHERE s.transaction_hash = ? AND s.transaction_id = ?"
@@ -279,15 +329,15 @@ def index_transaction(
         (json.dumps([step[0] for step in steps]),),
     ).fetchall()
     taken: dict[int, int] = {}
+    events = []
     for screening_id, at_us, document in steps:
         kinds = {kind for report_id, kind in reports if report_id > screening_id}
-        for row in rows_of_document(registry, merchant, document, reported=True):
+        for row in rows_of_document(registry, merchant, document, reported=with_reports):
             classes = _classes(row, kinds, taken)
-            connection.execute(
-                "INSERT INTO velocity_events (bucket, key_hash, at_us, screening_id, classes, currency, value)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET classes = excluded.classes",
-                (at_us // row.bucket_us, row.key_hash, at_us, screening_id, classes, row.currency, row.value),
+            events.append(
+                Event(at_us // row.bucket_us, row.key_hash, at_us, screening_id, classes, row.currency, row.value)
             )
+    return events, bool(reports)
 
 
 def _classes(row: EventRow, reported: set[str], taken: dict[int, int]) -> int:

@@ -1,8 +1,9 @@
 """The index of velocity events in the decision log's file: what is kept, how it is written and read.
 
-Every recorded screening leaves one row in `velocity_events` for each `Series` that is registered for its
-merchant or for all merchants, in the same SQLite transaction as its record. So an answer that was given is
-counted, in every process, after a restart and after `kill -9`, and nothing else is.
+Every recorded screening leaves one row for each `Series` that is registered for its merchant or for all merchants,
+in the same SQLite transaction as its record: at first in the tail (`velocity_tail`), from which merges move it to
+`velocity_events`; counters are read from both. So an answer that was given is counted, in every process, after a
+restart and after `kill -9`, and nothing else is.
 
 Which series are kept is a table of its own, `velocity_series`, that all processes share. A writer compares its
 generation (the greatest id) inside each of its transactions, so that no screening is recorded without the rows
@@ -27,6 +28,7 @@ from .money import Money
 from .rules.ast import Outcome, RuleSet
 from .rules.counters import IP_NETWORK, Among, CounterScope, Measure, tell_counter
 from .velocity import FAILED_3DS, PlannedCounter, Series, key_values, parse_series, plan_counters
+from .velocity_tail import EventValues
 
 BITS: Final[Mapping[Among, int]] = {among: 1 << place for place, among in enumerate(Among)}
 TECHNICAL: Final = BITS[Among.TECHNICAL_FAILURES]
@@ -200,33 +202,6 @@ def event_rows(
     return tuple(rows)
 
 
-_SIZES: Final = (1, 4, 16, 64, 128)
-_PLAIN_SIZES: Final = (*range(1, 33), 48, 64, 96, 128)
-# Most transactions have one screening, so that what it fits is what it is the first to fit.
-_PLAIN_INSERTS: Final = {
-    size: f"INSERT INTO velocity_events VALUES {', '.join(['(?,?,?,?,?,?,?)'] * size)} ON CONFLICT DO NOTHING"
-    for size in _PLAIN_SIZES
-}
-_PER_ROW: Final = 8
-# v: 1 key_hash, 2 at_us, 3 screening_id, 4 fits, 5 currency, 6 value, 7 bucket_us, 8 transaction_hash or NULL.
-# A row whose screening is not in the log (another process had recorded the call, or padding) is left out; a
-# transaction's earlier rows under the same key take their bits, which are disjoint, so their sum is their union.
-_INSERTS: Final = {
-    size: f"""INSERT INTO velocity_events
-    SELECT v.column2 / v.column7, v.column1, v.column2, v.column3,
-        v.column4 & ~coalesce((
-            SELECT sum(e.classes & {OWN_BITS}) FROM screenings s JOIN velocity_events e
-                ON e.bucket = s.at_us / v.column7 AND e.key_hash = v.column1 AND e.at_us = s.at_us
-                AND e.screening_id = s.id
-            WHERE s.transaction_hash = v.column8 AND s.id < v.column3), 0),
-        v.column5, v.column6
-    FROM (VALUES {", ".join(["(?,?,?,?,?,?,?,?)"] * size)}) v
-    WHERE EXISTS (SELECT 1 FROM screenings WHERE id = v.column3)
-    ON CONFLICT DO NOTHING"""
-    for size in _SIZES
-}
-
-
 class IndexedScreening(NamedTuple):
     """A screening on its way to the index."""
 
@@ -236,82 +211,52 @@ class IndexedScreening(NamedTuple):
     rows: tuple[EventRow, ...]
 
 
-def insert_first_events(connection: sqlite3.Connection, screenings: Iterable[IndexedScreening]) -> None:
-    """Writes the rows of screenings that are the only ones of their transactions."""
-    rows = [
-        (one.at_us // row.bucket_us, row.key_hash, one.at_us, one.screening_id, row.fits, row.currency, row.value)
-        for one in screenings
-        for row in one.rows
-    ]
-    start = 0
-    while start < len(rows):
-        size = max(size for size in _PLAIN_SIZES if size <= len(rows) - start)
-        parameters = [value for row in rows[start : start + size] for value in row]
-        connection.execute(_PLAIN_INSERTS[size], parameters)
-        start += size
-
-
-def insert_events(connection: sqlite3.Connection, screenings: Iterable[IndexedScreening]) -> None:
-    """Writes the rows of screenings whose records are in the same SQLite transaction, oldest first.
-
-    Regards the earlier steps of their transactions, and leaves out what the log did not take.
-    """
-    parameters: list[int | None] = []
-    count = 0
-    seen: set[int] = set()
-    for one in screenings:
-        if count + len(one.rows) > _SIZES[-1] or one.transaction_hash in seen:
-            # The statement reads what it writes, so one transaction's steps go into different ones.
-            _flush(connection, parameters, count)
-            parameters, count = [], 0
-            seen.clear()
-        seen.add(one.transaction_hash)
-        for row in one.rows:
-            if count == _SIZES[-1]:
-                _flush(connection, parameters, count)
-                parameters, count = [], 0
-            parameters += (
-                row.key_hash,
-                one.at_us,
-                one.screening_id,
-                row.fits,
-                row.currency,
-                row.value,
-                row.bucket_us,
-                one.transaction_hash if row.once else None,
-            )
-            count += 1
-    _flush(connection, parameters, count)
-
-
-def _flush(connection: sqlite3.Connection, parameters: list[int | None], count: int) -> None:
-    if count:
-        size = next(size for size in _SIZES if size >= count)
-        connection.execute(_INSERTS[size], parameters + [None] * (_PER_ROW * (size - count)))
+def events_of(screenings: Iterable[IndexedScreening]) -> EventValues:
+    """The rows of screenings that are the only ones of their transactions: what they fit, they are the first to."""
+    values: EventValues = []
+    for screening_id, _, at_us, rows in screenings:
+        for key_hash, fits, currency, value, bucket_us, _ in rows:
+            values += (at_us // bucket_us, key_hash, at_us, screening_id, fits, currency, value)
+    return values
 
 
 # ---- reading --------------------------------------------------------------------------------------
 
+# Numbered parameters, so that each part of a question names them again; {n} is the counter's first.
+_PARAMETERS: Final = 7
 _RANGE: Final = (
-    "FROM velocity_events WHERE bucket IN (?, ?) AND key_hash = ? AND at_us >= ? AND at_us < ? AND classes & {bit}"
+    "e WHERE e.bucket IN (?{n0}, ?{n1}) AND e.key_hash = ?{n2} AND e.at_us >= ?{n3} AND e.at_us < ?{n4}"
+    " AND e.classes & {bit}"
 )
-_WITHOUT_OWN: Final = " AND screening_id NOT IN (SELECT value FROM json_each(?))"
+_WITHOUT_OWN: Final = " AND e.screening_id NOT IN (SELECT value FROM json_each(?{n6}))"
+_OF_CURRENCY: Final = " AND e.currency = ?{n5}"
+# Where a row is in the tail and in the index, the index's counts: see `velocity_tail`.
+_NOT_IN_INDEX: Final = (
+    " AND NOT EXISTS (SELECT 1 FROM velocity_events i WHERE i.bucket = e.bucket AND i.key_hash = e.key_hash"
+    " AND i.at_us = e.at_us AND i.screening_id = e.screening_id)"
+)
 
 
 class CounterReader:
-    """Reads the counters of one rule set in one statement; what it asks is fixed, so SQLite prepares it once."""
+    """Reads the counters of one rule set in one statement; there are few of it, so SQLite prepares each once."""
 
-    __slots__ = ("_statement", "_statement_without_own", "counters")
+    __slots__ = ("_statements", "counters")
 
     def __init__(self, counters: Sequence[PlannedCounter]) -> None:
         self.counters = tuple(counters)
-        self._statement = f"SELECT {', '.join(_select(one, '') for one in self.counters)}"
-        self._statement_without_own = f"SELECT {', '.join(_select(one, _WITHOUT_OWN) for one in self.counters)}"
+        self._statements: dict[tuple[Sequence[str], bool], str] = {}
 
     def question(
-        self, merchant: str, facts: Facts, at_us: int, amount: Money, own_ids: Sequence[int] = ()
+        self,
+        merchant: str,
+        facts: Facts,
+        at_us: int,
+        amount: Money,
+        own_ids: Sequence[int] = (),
+        tails: Sequence[str] = (),
     ) -> tuple[str, tuple[int | str | None, ...]]:
-        """The statement and its parameters; `own_ids` are the transaction's own earlier screenings."""
+        """The statement and its parameters; `own_ids` are the transaction's own earlier screenings, `tails` the
+        tables of the tail that hold anything (`velocity_tail.TailView.tables`)."""
         parameters: list[int | str | None] = []
         own = json.dumps(list(own_ids)) if own_ids else None
         for planned in self.counters:
@@ -325,13 +270,16 @@ class CounterReader:
                 start,
                 at_us,
             )
-            if own is not None:
-                parameters.append(own)
             if counter.measure is Measure.SUM:
                 parameters.append(currency_number(amount.currency))
             else:
                 parameters.append(-1 if planned.at_most is None else planned.at_most)
-        return (self._statement if own is None else self._statement_without_own), tuple(parameters)
+            parameters.append(own)
+        asked = (tails, own is not None)
+        statement = self._statements.get(asked)
+        if statement is None:
+            statement = self._statements[asked] = _statement(self.counters, *asked)
+        return statement, tuple(parameters)
 
     def tell(self, fact: FactName, value: str) -> str:
         """The value with what was counted, where the fact is a counter that has one; else the value alone."""
@@ -357,12 +305,25 @@ def counter_reader(rule_set: RuleSet) -> CounterReader | None:
     return CounterReader(planned) if planned else None
 
 
-def _select(planned: PlannedCounter, without_own: str) -> str:
-    rows = _RANGE.format(bit=BITS[planned.counter.among]) + without_own
-    match planned.counter.measure:
+def _statement(counters: Sequence[PlannedCounter], tails: Sequence[str], without_own: bool) -> str:
+    selects = [_select(one, place * _PARAMETERS, tails, without_own) for place, one in enumerate(counters)]
+    # The last parameter is named also where nothing is left out, so that both statements take the same.
+    return f"SELECT {', '.join(selects)} WHERE ?{len(counters) * _PARAMETERS} IS NULL OR true"
+
+
+def _select(planned: PlannedCounter, before: int, tails: Sequence[str], without_own: bool) -> str:
+    measure = planned.counter.measure
+    tests = _RANGE + (_WITHOUT_OWN if without_own else "") + (_OF_CURRENCY if measure is Measure.SUM else "")
+    names = {f"n{place}": before + place + 1 for place in range(_PARAMETERS)}
+    rows = tests.format(bit=BITS[planned.counter.among], **names)
+    column = "1 AS value" if measure is Measure.COUNT else "e.value AS value"
+    both = f"SELECT {column} FROM velocity_events {rows}" + "".join(
+        f" UNION ALL SELECT {column} FROM temp.{tail} {rows}{_NOT_IN_INDEX}" for tail in tails
+    )
+    match measure:
         case Measure.COUNT:
-            return f"(SELECT count(*) FROM (SELECT 1 {rows} LIMIT ?))"
+            return f"(SELECT count(*) FROM ({both} LIMIT ?{names['n5']}))"
         case Measure.COUNT_DISTINCT:
-            return f"(SELECT count(*) FROM (SELECT DISTINCT value {rows} LIMIT ?))"
+            return f"(SELECT count(*) FROM (SELECT DISTINCT value FROM ({both}) LIMIT ?{names['n5']}))"
         case Measure.SUM:
-            return f"(SELECT coalesce(sum(value), 0) {rows} AND currency = ?)"
+            return f"(SELECT coalesce(sum(value), 0) FROM ({both}))"

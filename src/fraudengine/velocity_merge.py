@@ -1,0 +1,161 @@
+"""Moves the tail of velocity events into their index, sorted, in small transactions between those of the payments.
+
+One process at a time merges (`flock` on `<file>.merging`, which the kernel frees when the process dies), in a
+thread of its own that takes turns with the writer. A merge that was cut off, by `kill -9` or a full disk, is taken
+up again by whoever writes next: its rows are inserted again, those that are there already stay as they are.
+
+What it costs. A merge of `MERGE_EVENTS` sorts them once, then writes each page of the index that gets any of them
+once: in a day of a million events that is a quarter of a page for each screening with four counters, where it was
+four. Its commits are not synced by themselves (`synchronous = NORMAL`): the next record's commit syncs them too,
+and one that power takes away was not the only copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from . import store
+from .diagnostics import StoreUnavailable
+from .velocity_tail import EVENT_COLUMNS
+
+_log = logging.getLogger(__name__)
+
+MERGE_EVENTS: Final = 200_000
+CHUNK: Final = 1_000  # events of one transaction: some milliseconds in which no record is committed
+_CHECKPOINT_CHUNKS: Final = 25
+
+
+def is_due(connection: sqlite3.Connection, merge_events: int = MERGE_EVENTS) -> bool:
+    """Whether the tail is long, or a merge was cut off. Reads the two ends of the tail only."""
+    first, last, upto, merged_upto = connection.execute(
+        "SELECT (SELECT min(seq) FROM velocity_tail), (SELECT max(seq) FROM velocity_tail), upto, merged_upto"
+        " FROM velocity_merges"
+    ).fetchone()
+    return first is not None and (last - first >= merge_events or upto > merged_upto or first <= merged_upto)
+
+
+class TailMerge:
+    """One merge from beginning to end. `turn` is held while it writes; `go_on` is asked before each transaction."""
+
+    def __init__(self, path: Path, turn: threading.Lock, go_on: Callable[[], bool], chunk: int = CHUNK) -> None:
+        self._path, self._turn, self._go_on, self._chunk = path, turn, go_on, chunk
+
+    def run(self) -> bool:
+        """True when the merge is done; False when somebody else is at it or it was told to stop.
+
+        Raises StoreUnavailable; what was done so far stays, and the next merge goes on from there.
+        """
+        try:
+            with _only_one(self._path) as is_mine:
+                if not is_mine:
+                    return False
+                with closing(store.open_database(self._path, create=False).conn) as connection:
+                    connection.execute("PRAGMA synchronous = NORMAL")
+                    return self._merge(connection)
+        except sqlite3.Error as error:
+            raise store.explain_error(error, self._path) from error
+
+    def _merge(self, connection: sqlite3.Connection) -> bool:
+        with self._writing(connection):
+            connection.execute(
+                "UPDATE velocity_merges SET upto = coalesce((SELECT max(seq) FROM velocity_tail), upto)"
+                " WHERE upto = merged_upto"
+            )
+        upto, merged_upto = connection.execute("SELECT upto, merged_upto FROM velocity_merges").fetchone()
+        connection.execute("PRAGMA temp_store = MEMORY")
+        # One integer sorts faster than the whole key, and within each of the few buckets the order is the same.
+        connection.execute(
+            f"CREATE TEMP TABLE merging AS SELECT {EVENT_COLUMNS} FROM velocity_tail"
+            f" WHERE seq > {merged_upto} AND seq <= {upto} ORDER BY key_hash"
+        )
+        events = connection.execute("SELECT coalesce(max(rowid), 0) FROM temp.merging").fetchone()[0]
+        insert = (
+            f"INSERT INTO velocity_events ({EVENT_COLUMNS}) SELECT {EVENT_COLUMNS} FROM temp.merging"
+            " WHERE rowid > ? AND rowid <= ? ON CONFLICT DO NOTHING"
+        )
+        if not self._in_chunks(connection, insert, 0, events):
+            return False
+        with self._writing(connection):
+            connection.execute("UPDATE velocity_merges SET merged_upto = upto")
+        first = connection.execute("SELECT coalesce(min(seq), 0) FROM velocity_tail").fetchone()[0]
+        return self._in_chunks(connection, "DELETE FROM velocity_tail WHERE seq > ? AND seq <= ?", first - 1, upto)
+
+    def _in_chunks(self, connection: sqlite3.Connection, statement: str, after: int, upto: int) -> bool:
+        """Runs a statement over (after, upto] a chunk at a time; False when told to stop."""
+        for number, start in enumerate(range(after, upto, self._chunk), 1):
+            if not self._go_on():
+                return False
+            with self._writing(connection):
+                connection.execute(statement, (start, min(start + self._chunk, upto)))
+            if number % _CHECKPOINT_CHUNKS == 0:
+                with self._turn:
+                    store.take_checkpoint(connection, store.CHECKPOINT_BUSY_MS)
+        return True
+
+    @contextmanager
+    def _writing(self, connection: sqlite3.Connection) -> Iterator[None]:
+        with self._turn:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[bool]:
+    """Whether this process is the one that merges."""
+    name = path.with_name(f"{path.name}.merging")
+    try:
+        descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"cannot open {name}: {error.strerror}; check the directory and its owner"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+class MergeThread:
+    """Merges of one process, one after another, each begun when the tail is long."""
+
+    def __init__(self, path: Path, turn: threading.Lock, merge_events: int = MERGE_EVENTS) -> None:
+        self._path, self._turn, self._merge_events = path, turn, merge_events
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def begin_if_due(self, connection: sqlite3.Connection) -> None:
+        """Starts a merge in a thread of its own when there is reason to and none is running here."""
+        if self._stopped or (self._thread is not None and self._thread.is_alive()):
+            return
+        if is_due(connection, self._merge_events):
+            self._thread = threading.Thread(target=self._run, name="velocity-merge", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            TailMerge(self._path, self._turn, lambda: not self._stopped).run()
+        except StoreUnavailable as error:
+            _log.warning("velocity events wait to be merged: %s", error)
+
+    def stop(self) -> None:
+        """Ends a merge between two of its transactions."""
+        self._stopped = True
+        if self._thread is not None:
+            self._thread.join()
