@@ -159,6 +159,9 @@ class PrefixIndex(Anything):
         self._entries = _by_key((entry.value, entry) for entry in entries)
         self._lengths = sorted({len(entry) for entry in self._entries if isinstance(entry, str)}, reverse=True)
 
+    def __contains__(self, value: object, /) -> bool:
+        return bool(self._entries)
+
     def find(self, value: FactValue, as_of_us: int) -> ListEntry | None:
         digits = str(value)
         for length in self._lengths:
@@ -173,7 +176,7 @@ class PrefixIndex(Anything):
 class NetworkIndex(Anything):
     """Entries that are networks; the narrowest network that holds an address counts."""
 
-    __slots__ = ("_networks",)
+    __slots__ = ("_is_empty", "_networks")
 
     def __init__(self, entries: Iterable[ListEntry]) -> None:
         by_width: dict[tuple[int, int], list[tuple[int, ListEntry]]] = {}
@@ -186,6 +189,10 @@ class NetworkIndex(Anything):
         self._networks: dict[int, list[tuple[int, dict[FactValue, _Entries]]]] = {4: [], 6: []}
         for (version, shift), numbered in sorted(by_width.items(), key=lambda item: item[0]):
             self._networks[version].append((shift, _by_key(numbered)))
+        self._is_empty = not by_width
+
+    def __contains__(self, value: object, /) -> bool:
+        return not self._is_empty
 
     def find(self, value: FactValue, as_of_us: int) -> ListEntry | None:
         version, number = read_address(str(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from .diagnostics import FraudengineError
 from .records import record
@@ -197,7 +198,12 @@ class Money:
     currency: str
 
     def __str__(self) -> str:
-        return f"{format_minor(self.minor, self.currency)} {self.currency}"
+        return _in_words(self.minor, self.currency)
+
+
+@lru_cache(maxsize=512)  # a screening writes its amount several times
+def _in_words(minor: int, currency: str) -> str:
+    return f"{format_minor(minor, currency)} {currency}"
 
 
 def read_minor(text: str, currency: str) -> int:

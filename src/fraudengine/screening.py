@@ -174,9 +174,10 @@ def indicators(screened: Screened) -> dict[str, Json]:
 
 
 def is_blacklisted(screened: Screened) -> bool:
-    card = screened.facts.get("card")
-    listed = card is not None and _BLACKLIST in screened.ready.rule_set.lists
-    return bool(listed and card is not None and screened.lists.find(_BLACKLIST, card))
+    card, lists = screened.facts.get("card"), screened.lists
+    if card is None or _BLACKLIST not in screened.ready.rule_set.lists:
+        return False
+    return card in lists.could_hold[_BLACKLIST] and lists.find(_BLACKLIST, card) is not None
 
 
 def recorded_facts(screened: Screened, needed: frozenset[str] = frozenset()) -> dict[str, Json]:

@@ -26,6 +26,7 @@ from .rules.ast import (
     InNetworks,
     IsUnknown,
     MoneyFigures,
+    Not,
     OneOf,
     StartsWith,
     facts_read,
@@ -121,6 +122,8 @@ class AnswerWriter:
             return _OneTest(match, when)
         if isinstance(when, InList):
             return _OneList(when)
+        if isinstance(when, Not) and isinstance(when.condition, InList) and _has_few_values(when.condition.fact):
+            return _SeveralTests(match)  # it matched, so no entry holds the value: there is none to tell
         if any(isinstance(part, InList) for part in parts) or not all(map(_has_few_values, facts_read(when))):
             return _write_anew
         return _SeveralTests(match)
@@ -194,7 +197,7 @@ class _OneList:
 
 
 class _SeveralTests:
-    """A rule whose tests read no list, and facts of few values: by those values."""
+    """A rule whose tests find no entry of a list, and read facts of few values: by those values."""
 
     __slots__ = ("_known", "_reads")
 
