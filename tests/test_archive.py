@@ -268,6 +268,7 @@ def test_an_archived_screening_is_found_over_http_and_explained(tmp_path: Path) 
         assert explained["explanation"]
         told = run("explain", old_id, "--state", state, "--rules", service.rules)
         assert (told.code, "carthage-market" in told.out) == (0, True), told.err
+        assert "screenings-2023-11.parquet" in run("verify", "--state", state).err
         made = run(
             "keys", "create", "s2", "--role", "support", "--merchant", "sahara-travel", "--state", state,
             "--format", "json",

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fraudengine import store
 from fraudengine.backup import MANIFEST, back_up, restore
 from fraudengine.config import Config
 from fraudengine.decision_log import DecisionLog
@@ -220,3 +222,51 @@ def test_the_doctor_on_the_command_line(state: Path) -> None:
     assert {"verdict": "wrong", "check": "card key"}.items() <= next(
         row for row in json.loads(ill.stdout) if row["check"] == "card key"
     ).items()
+
+
+def work_of_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Hundreds of instructions that SQLite runs until the file is opened and brought forward."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    connect = sqlite3.connect
+
+    def counting(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **named)
+        connection.set_progress_handler(count, 100)
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", counting)
+        store.open_database(path).conn.close()
+    return steps
+
+
+def test_an_upgrade_takes_no_longer_for_a_large_log_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Migrations make tables and read no rows, so a log of any size is brought forward in the same time."""
+    work = []
+    for rows in (0, 20_000):
+        path = tmp_path / f"{rows}.db"
+        shutil.copy(FIRST_RELEASE / "decisions.db", path)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+                " INSERT INTO screenings SELECT n.i, n.i, n.i, merchant_id, revision_id, at_us, answered_us, minor,"
+                " currency, outcome, code, transaction_id || n.i, card_identity, document"
+                " FROM (SELECT * FROM screenings LIMIT 1) JOIN n WHERE ? > 0",
+                (rows, rows),
+            )
+            connection.commit()
+        caplog.clear()
+        work.append(work_of_opening(path, monkeypatch))
+        assert f"bringing {path}" in caplog.text
+        caplog.clear()
+        work_of_opening(path, monkeypatch)
+        assert not caplog.text, "once"
+    assert work[1] <= work[0] + 20, work

@@ -18,6 +18,7 @@ The only importer of `sqlite_utils`. Decisions that a reader would question:
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -50,6 +51,8 @@ __all__ = [
     "take_checkpoint",
     "transaction_hash",
 ]
+
+_log = logging.getLogger(__name__)
 
 APPLICATION_ID: Final = 0x46524445  # "FRDE" in the file's header: tells it from anybody else's SQLite file
 
@@ -195,10 +198,17 @@ def _migrate(database: Database, path: Path, schema: Schema) -> None:
     database.execute("BEGIN IMMEDIATE")
     try:
         _refuse_foreign_or_newer(database, path, schema)
+        if database.table_names():
+            pending = ", ".join(one.name for one in schema.migrations.pending(database))
+            _log.warning("bringing %s (%.1f MB) forward to this release: %s", path, _megabytes(path), pending)
         schema.migrations.apply(database)
         database.commit()
     finally:
         database.rollback()
+
+
+def _megabytes(path: Path) -> float:
+    return path.stat().st_size / 1e6
 
 
 def _refuse_foreign_or_newer(database: Database, path: Path, schema: Schema) -> None:

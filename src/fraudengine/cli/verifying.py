@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..archive import archive_files
 from ..config import Config
 from ..environment import environment_of
 from ..log_reader import LogReader
@@ -59,6 +60,9 @@ def verify(
         click.echo(json.dumps(_as_object(found), indent=2, ensure_ascii=False))
     else:
         click.echo(_as_text(found))
+    if archived := archive_files(config.state):
+        names = f"{archived[0].name} to {archived[-1].name}" if len(archived) > 1 else archived[0].name
+        click.echo(f"fraudengine: archived screenings are not looked at ({names})", err=True)
     if found.drifted:
         sys.exit(1)
 
