@@ -8,6 +8,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,6 +186,32 @@ def test_runs_are_merged_and_rows_that_came_late_are_found(tmp_path: Path) -> No
     assert levels == sorted(levels, reverse=True)
     assert 2 in levels
     assert every_page(tmp_path, Search(transaction_id="T-1399"), 10) == ["T-1399"]
+
+
+def test_payments_are_written_while_the_index_works(state: Path) -> None:
+    """At any instant of indexing, merging and checkpoints somebody else can take the log's write lock at once."""
+    (state / FILE).unlink(missing_ok=True)
+    taken = 0
+    with closing(sqlite3.connect(state / "decisions.db", isolation_level=None, timeout=0)) as other:
+
+        def write() -> int:
+            nonlocal taken
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            taken += 1
+            return 0
+
+        index = SearchIndex.claim(state)
+        assert index is not None
+        with index:
+            index._connection.set_progress_handler(write, 500)
+            steps = 0
+            while index.step():
+                steps += 1
+            index.empty()
+    (state / FILE).unlink()
+    assert steps > 30
+    assert taken > 100
 
 
 def test_a_damaged_index_is_told_of_and_the_log_is_read_instead(state: Path) -> None:

@@ -9,6 +9,8 @@ Decisions that a reader would question:
   names against the log, so an index that is behind, or holds rows that were archived, misleads nobody; what it does
   not reach yet is read from the log itself.
 - Everything is one SQL statement a step, so the thread that does it holds the interpreter for microseconds only.
+- INVARIANT: transactions begin without IMMEDIATE, which would lock the attached log as well, and payments would
+  wait. `test_payments_are_written_while_the_index_works` shows it.
 - Ids are taken before their rows are committed, so rows of the last SETTLED_US are left for later. A row that comes
   later still (a disk that stood still) is found when its run is merged: the rows are counted again then.
 """
@@ -143,7 +145,8 @@ class SearchIndex:
             raise store.explain_error(error, self.path) from error
         finally:
             with suppress(sqlite3.Error):
-                store.take_checkpoint(self._connection, 1_000)
+                # Of this file alone: it has no other writer, so no commit can come between (see `store`).
+                self._connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)")
 
     def _index(self, largest: int) -> int:
         after = self.reached
@@ -155,7 +158,7 @@ class SearchIndex:
                 (after, settled, ROWS[level]),
             ).fetchone()
             if row[1] == ROWS[level]:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute("BEGIN")
                 self._write_run(level, after + 1, row[0])  # no gap: a late row has a run
                 self._connection.execute("COMMIT")
                 return int(row[1])
@@ -185,7 +188,7 @@ class SearchIndex:
             held = ", ".join(str(row[0]) for row in runs)
             # Counting again is a reading of the rows: cheap while they are recent, and nothing comes later still.
             is_whole = level > 0 or self._count(first, last) == count
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("BEGIN")
             if is_whole:
                 run = self._connection.execute("SELECT max(run) + 1 FROM runs").fetchone()[0]
                 self._connection.execute(
@@ -212,7 +215,7 @@ class SearchIndex:
         ).fetchone()
         if row is None:
             return 0
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute("BEGIN")
         self._drop(str(row[0]))
         self._connection.execute("COMMIT")
         return int(row[1])
@@ -223,7 +226,7 @@ class SearchIndex:
 
     def empty(self) -> None:
         """Drops every run, so that the steps that follow make all of them anew."""
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute("BEGIN")
         self._connection.execute("DELETE FROM postings")
         self._connection.execute("DELETE FROM runs")
         self._connection.execute("COMMIT")
