@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -212,6 +213,25 @@ def test_payments_are_written_while_the_index_works(state: Path) -> None:
     (state / FILE).unlink()
     assert steps > 30
     assert taken > 100
+
+
+def test_a_service_that_stops_does_not_wait_for_a_long_step(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+
+    def step(index: SearchIndex, largest: int = 0) -> int:
+        began.set()
+        sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+        return int(index._connection.execute(sql).fetchone()[0])  # without end
+
+    monkeypatch.setattr(SearchIndex, "step", step)
+    with Indexing(state, pause_s=0.01) as indexing:
+        assert began.wait(30)
+    assert indexing.problem is None
+    (state / FILE).unlink()
+    index = SearchIndex.claim(state)
+    assert index is not None, "the index is free again"
+    index.close()
+    (state / FILE).unlink()
 
 
 def test_a_damaged_index_is_told_of_and_the_log_is_read_instead(state: Path) -> None:

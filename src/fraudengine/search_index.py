@@ -231,6 +231,11 @@ class SearchIndex:
         self._connection.execute("DELETE FROM runs")
         self._connection.execute("COMMIT")
 
+    def interrupt(self) -> None:
+        """Cuts off the step that another thread is doing; it raises and is rolled back."""
+        with suppress(sqlite3.Error):
+            self._connection.interrupt()
+
     def close(self) -> None:
         self._connection.close()
         os.close(self._lock)
@@ -250,6 +255,7 @@ class Indexing:
 
     def __init__(self, state: Path, pause_s: float = PAUSE_S) -> None:
         self.problem: str | None = None
+        self._index: SearchIndex | None = None
         self._state = state
         self._pause_s = pause_s
         self._stop = threading.Event()
@@ -260,8 +266,12 @@ class Indexing:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Ends at once: a step that is under way is rolled back and done again after the next start."""
         self._stop.set()
-        self._thread.join()
+        while self._thread.is_alive():
+            if (index := self._index) is not None:
+                index.interrupt()
+            self._thread.join(0.05)
 
     def _run(self) -> None:
         with suppress(OSError):
@@ -271,8 +281,14 @@ class Indexing:
                 index = SearchIndex.claim(self._state)
                 if index is not None:
                     with index:
-                        self._keep_up(index)
+                        self._index = index
+                        try:
+                            self._keep_up(index)
+                        finally:
+                            self._index = None
             except (StoreUnavailable, sqlite3.Error) as error:
+                if self._stop.is_set():
+                    return
                 if self.problem is None:
                     _log.warning("the search index: %s; it may be deleted, it is made again", error)
                 self.problem = str(error)
