@@ -662,14 +662,36 @@ def test_what_is_no_request_gets_a_problem_document(server: tuple[subprocess.Pop
     assert (status, document["type"]) == (400, "/problems/unreadable-request")
 
 
-def test_more_connections_than_are_taken_get_a_problem_document() -> None:
-    with served(most_connections=2) as (_, port):
+def test_more_requests_under_way_than_are_taken_get_a_problem_document() -> None:
+    with served(most_connections=2, delay_s=2.0) as (process, port):
         held = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(2)]
-        held[1].sendall(request_bytes(json.dumps(EXAMPLE).encode()))
-        ((status, document),) = read_answers(held[1], 1)
-        assert (status, document["type"]) == (503, "/problems/overloaded")
         for connection in held:
+            connection.sendall(request_bytes(json.dumps(EXAMPLE).encode()))
+            assert process.stderr is not None
+            assert process.stderr.readline() == "asked\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as third:
+            third.sendall(request_bytes(json.dumps(EXAMPLE).encode()))
+            ((status, document),) = read_answers(third, 1)
+            assert (status, document["type"]) == (503, "/problems/overloaded")
+        for connection in held:
+            assert read_answers(connection, 1)[0][0] == 200
             connection.close()
+
+
+def test_connections_that_wait_give_way_to_newcomers_and_used_ones_last() -> None:
+    with served(most_connections=3) as (_, port):
+        used = socket.create_connection(("127.0.0.1", port), timeout=30)
+        used.sendall(request_bytes(json.dumps(EXAMPLE).encode()))
+        assert read_answers(used, 1)[0][0] == 200
+        half = socket.create_connection(("127.0.0.1", port), timeout=30)
+        half.sendall(b"POST /v1/scr")
+        unused = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(2)]
+        assert half.recv(1) == b"", "it came before the other two and never sent a whole request"
+        for connection in (used, *unused):
+            connection.sendall(request_bytes(json.dumps(EXAMPLE).encode()))
+            assert read_answers(connection, 1)[0][0] == 200
+            connection.close()
+        half.close()
 
 
 def test_a_client_that_leaves_in_the_middle_hurts_nobody(server: tuple[subprocess.Popen[str], int]) -> None:

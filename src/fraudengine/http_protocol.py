@@ -13,6 +13,7 @@ most requests need no parsing. The key in the head is asked for anew each time.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from typing import Any, Final, TypeAlias
 
 from starlette.types import Receive, Scope, Send
@@ -26,6 +27,7 @@ from .structured_log import Trace
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
+ROOM_SECONDS: Final = 0.02  # how often room is made for newcomers at most: it looks at every connection
 
 _WITH_A_WILL_OF_THEIR_OWN: Final = frozenset({b"transfer-encoding", b"connection", b"upgrade", b"expect"})
 _SCREENING: Final = PATH.encode()
@@ -35,6 +37,15 @@ MAX_KNOWN_HEADS: Final = 1024
 _ANSWER_HEAD: Final = b"".join(name + b": " + value + b"\r\n" for name, value in (JSON, NO_STORE))
 
 _Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class _Room:
+    """When room was last made among the connections of this process."""
+
+    made_at = 0.0
+
+
+_ROOM: Final = _Room()
 
 
 class _KnownHeads(dict[bytes, tuple[_Headers, int]]):
@@ -82,6 +93,10 @@ class BoundedHttp(HttpToolsProtocol):
     ARRIVAL_SECONDS for a whole request. uvicorn itself waits for ever and httptools has no bound.
 
     A request that arrives in one piece, as nearly all do, starts no timer.
+
+    Connections beyond the configured number displace those that wait: first the ones that never sent a whole
+    request, then the longest idle. Whoever holds thousands of them open keeps nobody else out; 503 is answered only
+    where every connection has a request under way.
     """
 
     _head_bytes = 0
@@ -99,11 +114,37 @@ class BoundedHttp(HttpToolsProtocol):
         self._screens = self.config.app if isinstance(self.config.app, ScreeningApp) else None
         self._direct = _DirectCycle(self._done)
         self._at_rest = True  # the parser has read whole requests, and nothing of the next one
-        self._idle_since = 0.0
+        self._idle_since = 0.0  # until the first answer
+        self._connected_at = 0.0
+        self._found_no_room = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._late = self.loop.call_later(ARRIVAL_SECONDS, self._end_late)
+        self._connected_at = self.loop.time()
+        if self._most is not None and len(self.connections) > self._most:
+            self._make_room(self._most)
+
+    def _make_room(self, most: int) -> None:
+        """Closes as many connections without a request under way as there are too many, or a sixteenth of all."""
+        if self._connected_at - _ROOM.made_at < ROOM_SECONDS:
+            return
+        _ROOM.made_at = self._connected_at
+        others = [one for one in self.connections if isinstance(one, BoundedHttp) and one is not self]
+        there = [one for one in others if not one.transport.is_closing()]
+        too_many = len(there) + 1 - most
+        if too_many > 0:
+            waiting = [one for one in there if not one._is_answering()]
+            for one in heapq.nsmallest(max(too_many, most // 16), waiting, key=BoundedHttp._worth):
+                one.transport.close()
+            self._found_no_room = not waiting
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _worth(self) -> tuple[bool, float, float]:
+        """Orders connections that wait: the least is closed first, one on which a further request arrives last."""
+        return self._idle_since > 0 and self._late is not None, self._idle_since, self._connected_at
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._late is not None:
@@ -241,7 +282,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _is_crowded(self) -> bool:
         most = self._most
-        return most is not None and max(len(self.connections), len(self.tasks)) >= most
+        if most is None:
+            return False
+        self._found_no_room = self._found_no_room and len(self.connections) > most
+        return self._found_no_room or len(self.tasks) >= most
 
     def _goes_the_short_way(self) -> bool:
         if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -34,6 +35,7 @@ KEEP_ALIVE_SECONDS: Final = 75
 GRACE_SECONDS: Final = 20
 MAX_CONNECTIONS: Final = 4096
 BACKLOG: Final = 1024
+OTHER_FILES: Final = 256  # databases, rule files, tables: what is open beside connections
 
 
 class CannotListen(ConfigurationError):
@@ -99,7 +101,7 @@ async def _serve(config: Config, screener: ServedScreener, access: AccessPort, l
                 ssl_keyfile=config.ssl_keyfile,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
-                limit_concurrency=MAX_CONNECTIONS,
+                limit_concurrency=connections_to_hold(),
                 backlog=BACKLOG,
             )
         )
@@ -109,6 +111,19 @@ async def _serve(config: Config, screener: ServedScreener, access: AccessPort, l
         await screener.stop()
         if lines is not None:
             lines.close()
+
+
+def connections_to_hold() -> int:
+    """How many connections are held at a time: MAX_CONNECTIONS, or as many as this process may open files for.
+
+    Takes all that the hard limit gives: many systems begin with 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS  # newcomers are taken before others are closed
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - OTHER_FILES))
 
 
 def check_certificate(config: Config) -> None:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ..access import Action, Grant
@@ -113,8 +114,14 @@ class ScreeningApp(FastAPI):
         described = super().openapi()
         described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"key": []}]
-        for path in OPEN:
-            described["paths"][path]["get"]["security"] = []
+        refused = _documented(KINDS["unauthorized"], KINDS["forbidden"], KINDS["store-unavailable"])
+        for path, operations in described["paths"].items():
+            for operation in operations.values():
+                if path in OPEN:
+                    operation["security"] = []
+                else:
+                    for status, answer in refused.items():
+                        operation["responses"].setdefault(str(status), answer)
         for model in (ProblemDocument, FieldError):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schema.pop("$defs", None)
@@ -172,8 +179,8 @@ def _add_problem_handlers(app: FastAPI) -> None:
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         response = _problem_response(problem_of_status(error.status_code))
-        if allow := (error.headers or {}).get("allow", (error.headers or {}).get("Allow")):
-            response.headers["allow"] = allow
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(_methods_at(request))
         return response
 
     async def on_invalid(request: Request, error: Exception) -> Response:
@@ -185,6 +192,13 @@ def _add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(Exception, on_error)  # its traceback goes to the log
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Every method that the address takes; Starlette names those of the first route alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:

@@ -1,0 +1,90 @@
+"""schemathesis over the OpenAPI document that a real process serves: every check, cases that a seed repeats."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .running import Service, running_service
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(tmp_path_factory.mktemp("surface")) as running:
+        yield running
+
+
+def run_schemathesis(service: Service, examples: int, phases: str, within_s: float) -> tuple[int, str]:
+    """How many cases were tried, and what schemathesis said; fails when it found anything."""
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)),
+            *(
+                "run",
+                f"{service.url}/openapi.json",
+                "--header",
+                f"Authorization: {service.client.headers['authorization']}",
+            ),
+            *("--checks", "all", "--seed", str(SEED), "--max-examples", str(examples), "--phases", phases),
+            *("--no-color", "--warnings", "off", "--continue-on-failure", "--no-shrink"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=service.state.parent,
+        timeout=within_s,
+        check=False,
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    tried = re.search(r"(\d+) generated", said)
+    assert tried is not None, said
+    return int(tried[1]), said
+
+
+def assert_nothing_broke(service: Service) -> None:
+    """No fault of ours in what the service said, nothing out of order, and the next payment is answered."""
+    said = "".join(service.stderr)
+    assert "Traceback" not in said, said
+    assert service.client.get("/readyz").json() == {"ready": True, "problems": []}
+    assert service.screen(transaction_id="after the storm").status_code == 200
+
+
+def test_two_thousand_calls_break_nothing_and_are_answered_as_documented(service: Service) -> None:
+    tried, said = run_schemathesis(service, 100, "examples,coverage,fuzzing", 900)
+    assert tried >= 2_000, said
+    assert_nothing_broke(service)
+
+
+@pytest.mark.long
+def test_twenty_thousand_calls_break_nothing_and_are_answered_as_documented(service: Service) -> None:
+    tried, said = run_schemathesis(service, 2_400, "examples,coverage,fuzzing,stateful", 3_000)
+    assert tried >= 20_000, said
+    assert_nothing_broke(service)
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/merchants/carthage-market/lists/blacklist/entries", "DELETE, GET, POST"),
+        ("/v1/screenings", "POST"),
+        ("/healthz", "GET"),
+    ],
+)
+def test_a_method_that_is_not_taken_is_told_all_that_are(service: Service, path: str, methods: str) -> None:
+    refused = service.client.put(path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, methods)
+
+
+def test_every_operation_that_wants_a_key_documents_its_refusal(service: Service) -> None:
+    for path, operations in service.client.get("/openapi.json").json()["paths"].items():
+        for operation in operations.values():
+            without_key = operation.get("security") == []
+            assert without_key or {"401", "403"} <= operation["responses"].keys(), path
