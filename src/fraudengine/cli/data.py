@@ -13,6 +13,7 @@ from .. import data_build
 from ..cards import Pan
 from ..diagnostics import InvalidTransaction
 from ..lookups import DataFiles, parse_ip
+from .data_comparing import compare
 from .options import Problem, configuration, data_option, format_option, state_option
 
 _DATE = click.DateTime(formats=["%Y-%m-%d"])
@@ -21,6 +22,9 @@ _DATE = click.DateTime(formats=["%Y-%m-%d"])
 @click.group()
 def data() -> None:
     """Build and look into the tables that say which country an address or a card is from."""
+
+
+data.add_command(compare)
 
 
 @data.command("build-ip")
