@@ -40,6 +40,7 @@ ROWS: Final = (4_096, 65_536, 1_048_576)  # of a run of each level
 FAN: Final = 16
 SETTLED_US: Final = 10_000_000
 PAUSE_S: Final = 2.0
+CACHE_KIB: Final = 8_192  # runs are appended and merged in order: more would only grow with the index
 
 migrations = Migrations("fraudengine search")
 
@@ -100,6 +101,7 @@ class SearchIndex:
         self._clock_us = clock_us
         self._connection = store.open_database(self.path, schema=SEARCH).conn
         self._connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is made again
+        self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._connection.execute("ATTACH DATABASE ? AS log", (str(state / "decisions.db"),))
 
     @classmethod
