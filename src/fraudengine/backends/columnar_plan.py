@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
+from typing import Any as AnyType
 from typing import Final
 
 import ibis
@@ -20,11 +21,19 @@ import pyarrow as pa
 
 from ..facts import FactName, FactType
 from ..rules.ast import InList, ListName, Literal, MoneyFigures, Rule, facts_read
-from ..rules.counters import Among, Counter, CounterScope
+from ..rules.counters import Among, Counter, CounterScope, Measure
 from ..velocity import PlannedCounter
 from .columnar import CURRENCY_SUFFIX, Columns, Dialect, Expr, table_named
+from .columnar_codes import CODED, Codes
 from .columnar_counts import NEEDED, Calls, add_counts, can_count, key_of
-from .columnar_decision import OUTCOMES, DecisionRules, add_decisions, decision_names, match_words
+from .columnar_decision import (
+    DecisionRules,
+    add_decisions,
+    decision_names,
+    match_words,
+    name_conditions,
+    read_named,
+)
 from .columnar_enrich import FactsWanted, LookupTables, add_facts, zone_offsets
 from .columnar_lists import (
     INLINE_VALUES,
@@ -39,9 +48,8 @@ from .columnar_velocity import add_counters, network_key
 
 CHAMPION: Final = "champion"
 CANDIDATE: Final = "candidate"
-UNRECORDED: Final = 3  # the champion's outcome where the history does not say what was answered
+OF_ANSWERS: Final = frozenset({Among.ACCEPTED, Among.CHALLENGED, Among.REFUSED})
 KEPT: Final = ("seq", "merchant", "transaction_id", "at_us", "currency", "minor", "label", "recorded_outcome")
-_FOR_COUNTERS: Final = ("transaction_id", "recorded_outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +108,13 @@ class Planner:
         reports: Expr | None,
         dialect: Dialect,
         merchant_numbers: Mapping[str, int],
+        codes: Codes,
     ) -> None:
         self.history = history
         self.history_columns = frozenset(history.columns)
         self.dialect = dialect
         self.merchant_numbers = merchant_numbers
+        self.codes = codes
         self.lookups = lookups
         self.span = span
         self.as_of_us = as_of_us
@@ -141,16 +151,14 @@ class _Shape:
     def plan(self, slices: Sequence[Sequence[int]]) -> ShapePlan:
         facts = self._facts()
         if not self.counters:
-            words = self._words(facts, lambda rule, side: True)
-            whole = Slice({}, self._decided(facts.mutate(**words)))
+            whole = Slice({}, self._decided(self._with_words(facts, lambda rule, side: True)))
             return ShapePlan(self.number, self.tables, {}, [whole], ())
         counter_facts = {side.name: frozenset(self.counter_columns(side)) for side in self.sides}
-        early = self._words(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name])
+        early = self._with_words(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name], "early_")
         carried = self._carried(counter_facts)
-        named = [name for name in facts.columns if name in carried]
-        keys = self._keys(facts, self._own) if self._is_fast(facts) else {}
-        words = {f"early_{name}": word for name, word in early.items()}
-        staged = self._store(f"staged_{self.number}", facts.select(*named, **keys, **words))
+        named = [name for name in early.columns if name in carried or name.startswith("early_")]
+        keys = self._keys(early, self._own) if self._is_fast(early) else {}
+        staged = self._store(f"staged_{self.number}", early.select(*named, **keys))
         if self._of_all:
             everybody = self._count_among_all()
             joined = staged.left_join(everybody, staged["seq"] == everybody["counted_seq"])
@@ -160,9 +168,13 @@ class _Shape:
             self.stored = dict(whole_stored)
             part = staged if len(slices) == 1 else staged.filter(staged["merchant_no"].isin(list(numbers)))
             counted = self._in_time(self._add_counters(part, self._own, f"counts_{self.number}"))
-            late = self._words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
-            words = {name: counted[f"early_{name}"] + word for name, word in late.items()}
-            decided = self._decided(counted.mutate(**words))
+            late = self._with_words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
+            words = {
+                name.removeprefix("early_"): late[name.removeprefix("early_")] + late[name]
+                for name in late.columns
+                if name.startswith("early_")
+            }
+            decided = self._decided(late.mutate(**words))
             stored = {name: query for name, query in self.stored.items() if name not in whole_stored}
             made.append(Slice(stored, decided))
         return ShapePlan(self.number, self.tables, whole_stored, made, tuple(self.counters.values()))
@@ -195,8 +207,8 @@ class _Shape:
                 [*KEPT, *NEEDED, "merchant_no"],
             )
         )
-        facts = _with_answers(facts)
-        needed = {*KEPT, *NEEDED, "merchant_no", "three_ds", *names}
+        facts = self.planner.codes.add(_with_answers(facts))
+        needed = {*KEPT, *NEEDED, *CODED, "merchant_no", "three_ds", *names}
         keys = self._keys(facts, self._of_all) if self._is_fast(facts) else {}
         stored = self._store(
             f"staged_all_{self.number}",
@@ -241,22 +253,24 @@ class _Shape:
 
     def _carried(self, counter_facts: Mapping[str, frozenset[FactName]]) -> set[str]:
         """Columns that the second step still needs."""
-        needed = {*KEPT, *NEEDED, "merchant_no", "three_ds", "channel"} - {"merchant", "transaction_id"}
+        needed = {"seq", "at_us", "minor", "merchant_no", *NEEDED, *CODED}
         fast = set(NEEDED) <= self.planner.history_columns
         slow = [counter for counter in self._own if not (fast and can_count(counter))]
         needed |= {fact for counter in slow for fact in (*counter.per, counter.distinct or "")}
         if slow:
-            needed |= {"merchant", "transaction_id"}
+            needed |= {"merchant", "transaction_id", "currency", "recorded_outcome", "three_ds"}
+        asked = {counter.among for counter in self._own}
+        needed |= {"three_ds"} if Among.FAILED_3DS in asked else set()
+        needed |= {"recorded_outcome"} if asked & OF_ANSWERS else set()
         for side in self.sides:
-            for place, rule in enumerate(side.rules.rules):
+            for rule in side.rules.rules:
                 read = _reads(rule)
                 if read & counter_facts[side.name]:
                     needed |= {self._alias(side, fact) for fact in read}
-                    needed |= {fact + CURRENCY_SUFFIX for fact in read}
+                    needed |= {fact + CURRENCY_SUFFIX for fact in read if fact != "amount"}
                     needed |= {"ip_key"} if "ip_address" in read else set()
                     needed |= {name for name in self._joined if name.startswith(f"in_{side.name}_")}
                     needed |= {name for name in self._parameter_names if name.startswith(f"{side.name}_p")}
-                del place
         return needed
 
     def _facts(self) -> Expr:
@@ -276,7 +290,7 @@ class _Shape:
         wanted = FactsWanted(names, main.timezone, main.metadata)
         lookups = self.planner.lookups
         facts = add_facts(history, wanted, lookups, offsets(main.timezone), kept, self._local(offsets))
-        facts = self._with_network(_with_answers(facts))
+        facts = self.planner.codes.add(self._with_network(_with_answers(facts)))
         if not self.counters:
             facts = self._in_time(facts)
         return self._join_lists(facts)
@@ -358,15 +372,21 @@ class _Shape:
         same = all(keys.spans == held[0].spans for keys in held[1:])
         return same and len(held[0].spans) <= INLINE_VALUES
 
-    def _words(self, table: Expr, is_wanted: Callable[[Rule, SidePlan], bool]) -> dict[str, Expr]:
-        """The match words of both sides with the bits of the wanted rules."""
-        found: dict[str, Expr] = {}
+    def _with_words(self, table: Expr, is_wanted: Callable[[Rule, SidePlan], bool], prefix: str = "") -> Expr:
+        """The table with the match words of both sides, which hold the bits of the wanted rules."""
+        named: dict[AnyType, tuple[str, Expr]] = {}
+        by_side: dict[str, dict[int, tuple[str, str | None]]] = {}
         for side in self.sides:
-            columns = self._columns(table, side)
             wanted = [place for place, rule in enumerate(side.rules.rules) if is_wanted(rule, side)]
+            by_side[side.name] = name_conditions(side.rules, self._columns(table, side), wanted, named)
+        conditions = dict(named.values())
+        table = table.mutate(**conditions) if conditions else table
+        words: dict[str, Expr] = {}
+        for side in self.sides:
             guards = {rule: self._awake(table, spans) for rule, spans in side.guards.items()}
-            found |= match_words(side.rules, columns, side.name, wanted, guards)
-        return found
+            words |= match_words(side.rules, read_named(side.rules, table, by_side[side.name]), side.name, guards)
+        table = table.mutate(**{prefix + name: word for name, word in words.items()})
+        return table.drop(*conditions) if conditions else table
 
     def _awake(self, table: Expr, spans: Spans) -> Expr:
         at = table["at_us"] if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
@@ -394,13 +414,19 @@ class _Shape:
             for counter in counters
             if self._has_all(stored, counter) and self._has_answers(counter)
         ]
-        sequenced = stored.mutate(sequence=stored["seq"] * 2, outcome=stored["recorded_outcome"])
+        sequenced = stored.mutate(sequence=stored["seq"] * 2)
+        if "recorded_outcome" in stored.columns:
+            sequenced = sequenced.rename(outcome="recorded_outcome")
         if "transaction_key" in stored.columns:
             fast = {one.counter: one.counter.name for one in planned if can_count(one.counter)}
             planned = [one for one in planned if one.counter not in fast]
-            calls = Calls(sequenced, self._keyed_reports(prefix), self._store, prefix)
+            calls = Calls(sequenced, self._keyed_reports(prefix), self._store, prefix, "currency_no")
             sequenced = add_counts(calls, fast) if fast else sequenced
-        return add_counters(sequenced, planned, self.planner.reports)
+        counted = add_counters(sequenced, planned, self.planner.reports)
+        currency = self.planner.codes.currency_of(counted["currency_no"])
+        sums = [name for counter, name in self.counters.items() if counter.measure is Measure.SUM]
+        named = {name + CURRENCY_SUFFIX: currency for name in sums if name in counted.columns}
+        return counted.mutate(**{"currency": currency, "amount" + CURRENCY_SUFFIX: currency, **named})
 
     def _has_all(self, stored: Expr, counter: Counter) -> bool:
         """Whether the history has what the counter counts by; else it is unknown everywhere."""
@@ -411,8 +437,7 @@ class _Shape:
 
     def _has_answers(self, counter: Counter) -> bool:
         """Whether the history says what was answered, where the counter asks."""
-        asked = counter.among in (Among.ACCEPTED, Among.CHALLENGED, Among.REFUSED)
-        return not asked or "recorded_outcome" in self.planner.history.columns
+        return counter.among not in OF_ANSWERS or "recorded_outcome" in self.planner.history.columns
 
     # ---- decisions --------------------------------------------------------------------------------
 
@@ -427,16 +452,13 @@ class _Shape:
             "merchant_no": matched["merchant_no"],
             "at_us": matched["at_us"],
             "day": ((matched["at_us"] - matched["at_us"] % 86_400_000_000) / 86_400_000_000).cast("int32"),
-            "currency": matched["currency"],
+            "currency_no": matched["currency_no"],
             "minor": matched["minor"],
-            "label": matched["label"].fill_null("none"),
+            "label_no": matched["label_no"],
         }
         if len(self.sides) == 1:
-            numbers = [
-                (matched["recorded_outcome"] == outcome.value, place) for place, outcome in enumerate(OUTCOMES)
-            ]
             columns |= {
-                CHAMPION: ibis.cases(*numbers, else_=UNRECORDED).cast("int8"),
+                CHAMPION: matched["recorded_no"],
                 f"{CHAMPION}_d": ibis.literal(-1, "int16"),
                 f"{CHAMPION}_how": ibis.literal(0, "int8"),
             }

@@ -13,10 +13,12 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..backends.columnar import Expr, table_named
+from ..backends.columnar_codes import Codes
 from ..backends.columnar_enrich import LookupTables, address_countries, bin_infos, map_source
 from ..backends.columnar_plan import CANDIDATE, CHAMPION, HistorySpan, Planner, SidePlan
 from ..config import Config, read_configuration
@@ -194,7 +197,7 @@ class _Run:
         runner = DuckDbEngine(connection, self.progress)
         for statement in aggregate(connection, shapes):
             runner.run(statement)
-        make_views(connection, shapes, champion is None)
+        make_views(connection, shapes, champion is None, self._codes)
         tables = summary_tables(connection)
         rule_table = rule_statistics(connection, shapes, by_merchant=False)
         flip_count = connection.execute(
@@ -262,11 +265,21 @@ class _Run:
     # ---- merchants --------------------------------------------------------------------------------
 
     def _count(self, connection: Any) -> dict[str, tuple[int, int, int]]:
-        """For each merchant of the history: transactions, first and last instant."""
+        """For each merchant of the history: transactions, first and last instant. Notes its words on the way."""
+        label = "coalesce(label, 'none')" if "label" in self.history.columns else "'none'"
         rows = connection.execute(
-            "SELECT merchant, count(*), min(at_us), max(at_us) FROM history GROUP BY merchant"
+            f"SELECT merchant, currency, {label}, count(*), min(at_us), max(at_us) FROM history GROUP BY ALL"
         ).fetchall()
-        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+        found: dict[str, tuple[int, int, int]] = {}
+        currencies: Counter[str] = Counter()
+        labels: Counter[str] = Counter()
+        for merchant, currency, word, count, first_us, last_us in rows:
+            before = found.get(merchant, (0, first_us, last_us))
+            found[merchant] = (before[0] + count, min(before[1], first_us), max(before[2], last_us))
+            currencies[currency] += count
+            labels[word] += count
+        self._codes = Codes(by_frequency(currencies), by_frequency(labels))
+        return found
 
     def _make_sides(
         self,
@@ -335,7 +348,11 @@ class _Run:
         found: dict[str, Expr] = {}
         if "ip_country" in reads | counted and "ip_key" in self.history.columns:
             found["ip_countries"] = self._looked_up(
-                engine, "ip_countries", address_countries, history, ip_ranges_file(self.data, cache)
+                engine,
+                "ip_countries",
+                partial(address_countries, dialect=engine.dialect),
+                history,
+                ip_ranges_file(self.data, cache),
             )
         if "card_bin" in self.history.columns:
             found["bin_infos"] = self._looked_up(
@@ -347,7 +364,9 @@ class _Run:
         span = HistorySpan(first, last, self.options.since_us, self.options.until_us)
         lookups = LookupTables(found.get("ip_countries"), found.get("bin_infos"), maps)
         reports = self._reports(engine, history)
-        return Planner(history, lookups, span, self._as_of_us(), reports, engine.dialect, self._numbers)
+        return Planner(
+            history, lookups, span, self._as_of_us(), reports, engine.dialect, self._numbers, self._codes
+        )
 
     def _looked_up(
         self, engine: Engine, name: str, look_up: Callable[[Expr, Expr], Expr], history: Expr, ranges: Path
@@ -449,6 +468,10 @@ class _Run:
             slices[-1].append(self._numbers[merchant])
             rows += count
         return slices
+
+
+def by_frequency(counted: Counter[str]) -> tuple[str, ...]:
+    return tuple(sorted(counted, key=lambda word: (-counted[word], word)))
 
 
 def _side_plans(shape: Shape, compared: bool) -> list[SidePlan]:

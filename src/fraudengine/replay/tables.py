@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from .. import reasons
 from ..backends.columnar import WORD_BITS
+from ..backends.columnar_codes import UNRECORDED, Codes
 from ..backends.columnar_decision import OUTCOMES, SETTLED
-from ..backends.columnar_plan import CANDIDATE, CHAMPION, UNRECORDED
+from ..backends.columnar_plan import CANDIDATE, CHAMPION
 from ..rules.ast import Mode
 from .result import BAD_LABELS, GOOD_LABELS, ReplayTable
 from .shapes import Form, Shape
@@ -29,8 +30,8 @@ def words_of(shapes: Sequence[Shape], side: str) -> int:
 def create_decided(connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape], counters: Sequence[str]) -> None:
     """The empty table of decisions."""
     columns = [
-        *("seq BIGINT", "shape INTEGER", "merchant_no INTEGER", "at_us BIGINT", "day INTEGER", "currency VARCHAR"),
-        *("minor BIGINT", "label VARCHAR"),
+        *("seq BIGINT", "shape INTEGER", "merchant_no INTEGER", "at_us BIGINT", "day INTEGER"),
+        *("currency_no SMALLINT", "minor BIGINT", "label_no SMALLINT"),
     ]
     for side in (CHAMPION, CANDIDATE):
         columns += [f"{side} TINYINT", f"{side}_d SMALLINT", f"{side}_how TINYINT"]
@@ -113,7 +114,7 @@ def aggregate(connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape]) ->
     matched = [f"{side}_m{word}" for side in (CHAMPION, CANDIDATE) for word in range(words_of(shapes, side))]
     unknown = [f"{side}_u{word}" for side in (CHAMPION, CANDIDATE) for word in range(words_of(shapes, side))]
     both = [f"{u} & {u.replace('_u', '_m')} AS {u.replace('_u', '_b')}" for u in unknown]
-    group = ", ".join(["shape", "merchant_no", "currency", "label", *keys, *matched])
+    group = ", ".join(["shape", "merchant_no", "currency_no", "label_no", *keys, *matched])
     return [
         f"CREATE TABLE cube_ AS SELECT {group}, count(*) AS transactions, sum(minor)::BIGINT AS minor,"
         f" min(at_us) AS first_us, max(at_us) AS last_us FROM decided GROUP BY {group}",
@@ -124,7 +125,9 @@ def aggregate(connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape]) ->
     ]
 
 
-def make_views(connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape], recorded: bool) -> None:
+def make_views(
+    connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape], recorded: bool, codes: Codes
+) -> None:
     """`decisions` and `cube` with words in the place of numbers."""
     outcomes = ", ".join(f"'{word}'" for word in _OUTCOME_WORDS)
     settled = ", ".join(f"'{code}'" for code in SETTLED)
@@ -143,6 +146,8 @@ def make_views(connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape], r
             for side in (CHAMPION, CANDIDATE)
         )
 
+    currency = f"{_list_of(codes.currencies)}[t.currency_no + 1] AS currency"
+    label = f"{_list_of(codes.labels)}[t.label_no + 1] AS label"
     words = [
         f"{side}_{letter}{word}"
         for side in (CHAMPION, CANDIDATE)
@@ -158,18 +163,22 @@ def make_views(connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape], r
     if recorded and not {"recorded_rule", "recorded_code"} <= held:
         by_seq = "CROSS JOIN (SELECT NULL::VARCHAR AS recorded_rule, NULL::VARCHAR AS recorded_code) h"
     connection.execute(
-        "CREATE VIEW decisions AS SELECT t.seq, m.merchant, t.at_us, DATE '1970-01-01' + t.day AS day, t.currency,"
-        f" t.minor, t.label, {columns(CHAMPION)}, {columns(CANDIDATE)}, t.shape"
+        "CREATE VIEW decisions AS SELECT t.seq, m.merchant, t.at_us, DATE '1970-01-01' + t.day AS day,"
+        f" {currency}, t.minor, {label}, {columns(CHAMPION)}, {columns(CANDIDATE)}, t.shape"
         f"{''.join(', ' + name for name in quoted)}"
         f" FROM decided t JOIN merchants m USING (merchant_no) {joins('t')} {by_seq}"
     )
     matched = "".join(f", t.{name}" for name in words if "_m" in name)
     cube = columns(CHAMPION).replace("h.recorded_rule", "NULL::VARCHAR").replace("h.recorded_code", "NULL::VARCHAR")
     connection.execute(
-        f"CREATE TABLE cube AS SELECT t.shape, m.merchant, t.currency, t.label, {cube}, {columns(CANDIDATE)}"
+        f"CREATE TABLE cube AS SELECT t.shape, m.merchant, {currency}, {label}, {cube}, {columns(CANDIDATE)}"
         f"{matched}, t.transactions, t.minor, t.first_us, t.last_us"
         f" FROM cube_ t JOIN merchants m USING (merchant_no) {joins('t')}"
     )
+
+
+def _list_of(words: Sequence[str]) -> str:
+    return "([" + ", ".join("'" + word.replace("'", "''") + "'" for word in words) + "]::VARCHAR[])"
 
 
 _PAIR: Final = "champion, candidate"
