@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
+from fraudengine.access import Grant, Role
+from fraudengine.api.screenings import MAX_ROUND, Call, Given, Reply, ScreeningEndpoint
 from fraudengine.assembly import open_screener
+from fraudengine.cards import CardKey
 from fraudengine.config import Config
 from fraudengine.diagnostics import ConflictingTransaction, StoreUnavailable, UnknownMerchant
 from fraudengine.environment import claim_state
@@ -20,6 +23,7 @@ from fraudengine.facts import Transaction
 from fraudengine.request import transaction_from_object
 from fraudengine.request_schema import AFTER_CHALLENGE_EXAMPLE
 from fraudengine.service import Screener
+from fraudengine.structured_log import Trace
 
 from .running import REPOSITORY, TRANSACTION
 
@@ -118,3 +122,48 @@ def test_a_closed_log_is_told(screener: Screener) -> None:
     screener.log.close()
     for one in ask(screener, {}, {"transaction_id": "T-2"}):
         assert isinstance(one.told[0], StoreUnavailable)
+
+
+class Answers:
+    """A screener that notes how many calls come at once and answers each."""
+
+    card_key = CardKey(b"k" * 32)
+
+    def __init__(self) -> None:
+        self.rounds: list[int] = []
+
+    def begin(self, asked: Sequence[Call]) -> None:
+        self.rounds.append(len(asked))
+        for one in asked:
+            one.tell(b"{}")
+
+    def count(self, name: str) -> None: ...
+
+
+def test_a_crowd_is_decided_in_rounds_and_one_that_cannot_be_answered_is_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    screener = Answers()
+    endpoint = ScreeningEndpoint(screener, 65_536)
+    grant = Grant("key", "gateway", Role.GATEWAY, None, b"")
+    answered: list[int] = []
+
+    def reply_to(number: int) -> Reply:
+        def reply(given: Given, _: Trace | None) -> None:
+            if number == 3:
+                raise OSError("the connection is gone")
+            answered.append(number)
+
+        return reply
+
+    async def crowd() -> None:
+        body = orjson.dumps(TRANSACTION)
+        for number in range(2 * MAX_ROUND + 5):
+            endpoint.answer([], body, grant, reply_to(number))
+        while len(answered) < 2 * MAX_ROUND + 4:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(crowd(), 30))
+    assert screener.rounds == [MAX_ROUND, MAX_ROUND, 5]
+    assert answered == [number for number in range(2 * MAX_ROUND + 5) if number != 3]
+    assert "an answer could not be given" in caplog.text

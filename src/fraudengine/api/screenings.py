@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 PATH: Final = "/v1/screenings"
 DRAIN_BYTES: Final = 32 * 1024 * 1024  # a refused body up to this is read and dropped, so that the answer arrives
 
+MAX_ROUND: Final = 64  # calls that are decided before the event loop goes on
+
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 JSON: Final = (b"content-type", b"application/json")
@@ -82,14 +84,21 @@ class Call:
             raise _Refused(Problem(FORBIDDEN, NOT_YOURS, (("merchant", "is not one of the key's"),)))
 
     def tell(self, outcome: bytes | Exception, /) -> None:
-        if isinstance(outcome, bytes):
-            trace, lines = self.trace, self._endpoint.lines
-            if trace is not None and lines is not None:
-                elapsed_us = (time.perf_counter_ns() - self.received_ns) // 1000
-                lines.write(self.transaction.merchant, outcome, trace, elapsed_us)
-            self._reply(outcome, trace)
-        else:
+        """Gives the answer; an answer that cannot be given leaves the others of the round alone."""
+        try:
+            self._tell(outcome)
+        except Exception:  # noqa: BLE001 - whatever is wrong with one connection
+            _log.exception("an answer could not be given")
+
+    def _tell(self, outcome: bytes | Exception) -> None:
+        if not isinstance(outcome, bytes):
             self._reply(self._endpoint.refusal(outcome), self.trace)
+            return
+        trace, lines = self.trace, self._endpoint.lines
+        if trace is not None and lines is not None:
+            elapsed_us = (time.perf_counter_ns() - self.received_ns) // 1000
+            lines.write(self.transaction.merchant, outcome, trace, elapsed_us)
+        self._reply(outcome, trace)
 
 
 class ScreeningEndpoint:
@@ -125,7 +134,9 @@ class ScreeningEndpoint:
             asyncio.get_running_loop().call_soon(self._begin_round)
 
     def _begin_round(self) -> None:
-        calls, self._round = self._round, []
+        calls, self._round = self._round[:MAX_ROUND], self._round[MAX_ROUND:]
+        if self._round:  # a crowd: the disk begins with the first of it, and other events get their turn
+            asyncio.get_running_loop().call_soon(self._begin_round)
         read = []
         for call in calls:
             try:
