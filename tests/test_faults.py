@@ -25,7 +25,7 @@ import pytest
 
 from fraudengine.store import parse_screening_id
 
-from .running import REPOSITORY, TRANSACTION, Service, running_service, wait_until
+from .running import REPOSITORY, TRANSACTION, Service, fraudengine, running_service, wait_until
 
 HOUR_S = 3_600
 
@@ -168,6 +168,36 @@ def test_a_read_only_disk_is_said_at_start(tmp_path: Path) -> None:
             assert service.screen(transaction_id="after").status_code == 200
     finally:
         subprocess.run(["umount", "--lazy", state], check=True)
+
+
+def test_a_damaged_log_is_set_aside_and_the_service_comes_up_on_a_new_one_and_says_so(tmp_path: Path) -> None:
+    state = tmp_path / "own" / "var"
+    with running_service(tmp_path / "own") as service:
+        for number in range(60):
+            assert service.screen(transaction_id=f"old-{number}").status_code == 200
+        assert service.stop() == 0
+    log = state / "decisions.db"
+    damaged = bytearray(log.read_bytes())
+    for page in range(2, len(damaged) // 4096, 2):  # every other page, the first ones left whole
+        damaged[page * 4096 : page * 4096 + 64] = os.urandom(64)
+    log.write_bytes(damaged)
+    with running_service(tmp_path / "own") as service:
+        assert "is damaged" in "".join(service.stderr)
+        (told,) = service.problems()
+        assert "set aside" in told
+        assert "velocity counters began anew" in told
+        assert service.client.get("/readyz").status_code == 200
+        assert service.screen(transaction_id="new").status_code == 200
+        (aside,) = state.glob("decisions.db.damaged-*Z")
+        assert aside.read_bytes() == damaged
+        assert [name for name, _ in recorded(state)] == ["new"]
+        examined = fraudengine("doctor", "--state", str(state), FRAUDENGINE_DEVELOPMENT="1")
+        assert aside.name in examined.stdout
+        assert service.stop() == 0
+        aside.rename(tmp_path / "kept")
+    with running_service(tmp_path / "own") as service:
+        assert service.problems() == []
+        assert [name for name, _ in recorded(state)] == ["new"]
 
 
 # ---- rule files -----------------------------------------------------------------------------------

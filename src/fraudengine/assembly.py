@@ -12,6 +12,7 @@ from .decision_log import DecisionLog
 from .engine import Engine
 from .environment import claim_state
 from .list_store import ListStore
+from .log_damage import set_aside_if_damaged
 from .lookups import DataFiles
 from .metrics import Metrics
 from .rules.library import Library
@@ -40,6 +41,8 @@ def open_screener(config: Config, audit: AuditLog | None = None) -> Screener:
             "never use it with real cards",
             config.key_file,
         )
+    if damage := set_aside_if_damaged(config.state / "decisions.db"):
+        _log.error("%s: set aside, a new log begins", damage)
     log = DecisionLog.open(
         config.state / "decisions.db",
         max_delay_us=config.log_batch_delay_us,

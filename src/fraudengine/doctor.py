@@ -24,6 +24,7 @@ from .backup import FILES
 from .config import Config, environment_name
 from .diagnostics import ConfigurationError, DataFileError, RuleFilesRefused
 from .environment import environment_of
+from .log_damage import find_damage, logs_set_aside
 from .observation import data_age_s
 from .rules.library import Library
 from .serve import check_certificate
@@ -161,12 +162,17 @@ def check_data(config: Config) -> Found:
 
 
 def check_databases(config: Config) -> Found:
+    for told in logs_set_aside(config.state / "decisions.db"):
+        yield Verdict.WRONG, told
     for name in FILES:
         path = config.state / name
         if not path.exists():
             continue
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if damage := find_damage(path):
+            yield Verdict.WRONG, f"{path} is damaged ({damage}): stop, keep a copy, and restore a backup"
+            continue
         wal = Path(f"{path}-wal")
         if wal.exists() and wal.stat().st_size > 1 << 30:
             yield Verdict.WARNING, f"{wal} is over 1 GB: a backup or another reader keeps it from being emptied"

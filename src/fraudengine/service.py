@@ -31,6 +31,7 @@ from .list_admin import ListAdmin
 from .list_store import ListStore
 from .list_upkeep import ListUpkeep
 from .lists import ListsAsOf
+from .log_damage import logs_set_aside
 from .lookups import DataFiles
 from .metrics import Counts, Metrics
 from .observation import Gauges, Observation
@@ -182,6 +183,7 @@ class Screener:
         self._clock_us = clock_us
         self._remembered: set[str] = set()
         self._writers: dict[str, AnswerWriter] = {}
+        self._logs_set_aside = logs_set_aside(parts.log.path)
         self._tasks: list[asyncio.Task[None]] = []
         self._reported: tuple[str, ...] = ()
 
@@ -484,6 +486,7 @@ class Screener:
             found.append(self._key_watch.problem)
         if self.log.last_problem:
             found.append(f"the decision log: {self.log.last_problem}")
+        found += self._logs_set_aside
         return tuple(found)
 
     def ready(self) -> bool:
