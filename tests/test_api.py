@@ -34,7 +34,7 @@ from fraudengine.api.screenings import Call as AskedCall
 from fraudengine.cards import CardKey
 from fraudengine.config import Config
 from fraudengine.decision_log import DecisionLog
-from fraudengine.diagnostics import ConfigurationError, Span, StoreUnavailable, UnknownMerchant
+from fraudengine.diagnostics import Span, StoreUnavailable, UnknownMerchant
 from fraudengine.facts import FactType, ListKind, Transaction
 from fraudengine.list_admin import ListAdmin
 from fraudengine.metrics import Counts
@@ -722,8 +722,3 @@ def test_a_port_in_use_is_said_clearly() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1 port {port}: .*FRAUDENGINE_PORT"):
             open_socket(Config(port=port))
-
-
-def test_several_workers_are_refused(screener: StandIn) -> None:
-    with pytest.raises(ConfigurationError, match="only 1 is available yet"):
-        serve(Config(workers=2), screener, Anyone())

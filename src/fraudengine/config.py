@@ -81,7 +81,7 @@ class Config(BaseSettings):
         SecretStr | None,
         Field(description="The API key that commands call a service with; unset: that of `make run`, if any."),
     ] = None
-    workers: Annotated[int, Field(ge=1, le=64, description="Processes that screen; only 1 for now.")] = 1
+    workers: Annotated[int, Field(ge=1, le=64, description="Processes that screen, behind one port.")] = 1
     unknown_merchant: Annotated[
         Literal["refuse", "platform"],
         Field(description="A merchant without a rule file: `refuse` the call (404), or decide by `platform`."),

@@ -1,7 +1,8 @@
-"""`fraudengine serve`: one uvicorn process on uvloop and httptools around one screener.
+"""`fraudengine serve`: a uvicorn server on uvloop and httptools around one screener, in each worker.
 
 The server owns the signals: SIGTERM and SIGINT stop accepting, finish what was accepted, then close the decision
-log. There is no access log, because a path can hold what somebody mistyped into it, a card number too.
+log; SIGHUP reads the TLS certificate again, for connections from then on (rules and data are watched anyway). There
+is no access log, because a path can hold what somebody mistyped into it, a card number too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .diagnostics import ConfigurationError
 from .http_protocol import BoundedHttp
 from .search_index import Indexing
 from .structured_log import JsonFormatter, screening_lines
+from .supervisor import BEAT_SECONDS, WorkerLink, notify_systemd
 
 _log = logging.getLogger(__name__)
 
@@ -50,17 +52,32 @@ class ServedScreener(ScreenerPort, Protocol):
     async def stop(self) -> None: ...
 
 
-def serve(config: Config, screener: ServedScreener, access: AccessPort) -> None:
-    """Serves until SIGTERM or SIGINT; prints one line to standard error when ready.
+def serve(
+    config: Config,
+    screener: ServedScreener,
+    access: AccessPort,
+    listening: socket.socket | None = None,
+    link: WorkerLink | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT; says when it is ready, on standard error or to the supervisor by `link`.
 
-    Raises ConfigurationError for several workers or a certificate that cannot be read, CannotListen when the port
-    is taken, and whatever the screener's start raises.
+    Raises ConfigurationError for a certificate that cannot be read, CannotListen when the port is taken, and
+    whatever the screener's start raises.
     """
-    if config.workers != 1:
-        raise ConfigurationError(f"{environment_name('workers')} is {config.workers}; only 1 is available yet")
     check_certificate(config)
-    with open_socket(config) as listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, screener, access, listening))
+    with (
+        listening or open_socket(config) as bound,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(config, screener, access, bound, link))
+
+
+def say_ready(config: Config, listening: socket.socket) -> None:
+    """The line on standard error that tells where the service answers."""
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    scheme = "https" if config.ssl_certfile is not None else "http"
+    print(f"fraudengine: ready on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
 
 
 def open_socket(config: Config) -> socket.socket:
@@ -81,14 +98,20 @@ def open_socket(config: Config) -> socket.socket:
     return bound
 
 
-async def _serve(config: Config, screener: ServedScreener, access: AccessPort, listening: socket.socket) -> None:
+async def _serve(
+    config: Config,
+    screener: ServedScreener,
+    access: AccessPort,
+    listening: socket.socket,
+    link: WorkerLink | None,
+) -> None:
     await screener.start()
     spare_the_collector()
     lines = screening_lines() if config.log_format == "json" else None
     try:
         server = _Server(
             uvicorn.Config(
-                create_app(screener, config, access, lines),
+                create_app(screener, config, access, lines, None if link is None else lambda: link.state),
                 http=BoundedHttp,
                 ws="none",
                 lifespan="off",
@@ -103,7 +126,9 @@ async def _serve(config: Config, screener: ServedScreener, access: AccessPort, l
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 limit_concurrency=connections_to_hold(),
                 backlog=BACKLOG,
-            )
+            ),
+            config,
+            link,
         )
         with Indexing(config.state):
             await server.serve(sockets=[listening])
@@ -154,13 +179,40 @@ def spare_the_collector() -> None:
 class _Server(uvicorn.Server):
     """uvicorn's server, which otherwise ends the process by the signal before the log is closed."""
 
+    def __init__(self, served: uvicorn.Config, settings: Config, link: WorkerLink | None = None) -> None:
+        super().__init__(served)
+        self._settings, self._link = settings, link
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._link is not None:
+            self._link.attach(self._stop)
+            return
         for listening in sockets or ():
-            host, port = listening.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            scheme = "https" if self.config.is_ssl else "http"
-            print(f"fraudengine: ready on {scheme}://{shown}:{port}", file=sys.stderr, flush=True)
+            say_ready(self._settings, listening)
+        notify_systemd("READY=1")
+        self._beat()
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    def _beat(self) -> None:
+        """Keeps systemd's watchdog quiet for as long as the loop turns."""
+        notify_systemd("WATCHDOG=1")
+        asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _renew_certificate(self) -> None:
+        """New connections get the certificate that is in the file now; a bad one leaves the former in use."""
+        context, settings = self.config.ssl, self._settings
+        if context is None or settings.ssl_certfile is None:
+            return
+        try:
+            check_certificate(settings)
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+        except (ConfigurationError, OSError) as error:
+            _log.error("the certificate from before stays in use: %s", error)
+        else:
+            _log.info("the certificate was read again")
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -168,10 +220,11 @@ class _Server(uvicorn.Server):
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGHUP, self._renew_certificate)
         try:
             yield
         finally:
-            for number in signals:
+            for number in (*signals, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
 

@@ -257,7 +257,8 @@ def serve_echo() -> None:
         return ScreeningAnswer(**{**example, "screening_id": body["transaction_id"]})
 
     server = _Server(
-        uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+        uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False),
+        Config(port=0),
     )
     with open_socket(Config(port=0)) as listening, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(server.serve(sockets=[listening]))

@@ -170,11 +170,20 @@ class Health(BaseModel):
     status: Literal["up"]
 
 
+class Workers(BaseModel):
+    """How many worker processes there should be, how many serve, and how often one was started anew."""
+
+    wanted: int
+    ready: int
+    restarts: int
+
+
 class Readiness(BaseModel):
     """Whether screenings are answered. `problems` may stand beside `ready: true`: older rules or data serve on."""
 
     ready: bool
     problems: list[str]
+    workers: Workers | None = None  # with one process there is nobody who counts them
 
 
 class RuleAnswer(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, Protocol
 
@@ -27,7 +28,17 @@ from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
 from ..store import parse_screening_id
 from ..structured_log import ScreeningLines
-from .answers import FieldError, Health, ProblemDocument, ProblemKind, Readiness, RuleSetAnswer, ScreeningAnswer
+from ..supervisor import WorkersState
+from .answers import (
+    FieldError,
+    Health,
+    ProblemDocument,
+    ProblemKind,
+    Readiness,
+    RuleSetAnswer,
+    ScreeningAnswer,
+    Workers,
+)
 from .gate import OPEN, AccessPort, Gate
 from .lists import KeepsLists, add_list_routes, problem_of_list_error
 from .metrics_page import MEDIA_TYPE as METRICS_TYPE
@@ -137,11 +148,15 @@ def _caller(grant: Grant | None, scope: Scope) -> str:
 
 
 def create_app(
-    screener: ScreenerPort, config: Config, access: AccessPort, lines: ScreeningLines | None = None
+    screener: ScreenerPort,
+    config: Config,
+    access: AccessPort,
+    lines: ScreeningLines | None = None,
+    workers: Callable[[], WorkersState | None] | None = None,
 ) -> ScreeningApp:
     """The application around a screener that the caller starts and stops; `access` says who may call.
 
-    `lines` gets a line for each screening.
+    `lines` gets a line for each screening; `workers` tells how the other workers fare, when there are several.
     """
     app = ScreeningApp(
         title="fraudengine",
@@ -156,7 +171,7 @@ def create_app(
     app.screenings = ScreeningEndpoint(screener, config.max_body_bytes, lines)
     _add_problem_handlers(app)
     _add_screening_routes(app, screener, config)
-    _add_other_routes(app, screener)
+    _add_other_routes(app, screener, workers or (lambda: None))
     add_list_routes(app, screener, _documented)
     add_outcome_routes(app, screener, _documented)
     add_search_routes(app, config.state, _documented)
@@ -285,7 +300,7 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort, config: Config) 
         return Response(document, 200, {"cache-control": "no-store"}, "application/json")
 
 
-def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
+def _add_other_routes(app: FastAPI, screener: ScreenerPort, workers: Callable[[], WorkersState | None]) -> None:
     @app.get(
         "/v1/merchants/{merchant}/rules",
         tags=["rules"],
@@ -327,10 +342,16 @@ def _add_other_routes(app: FastAPI, screener: ScreenerPort) -> None:
         """
         ready = screener.ready()
         problems = [hide_pans(text) for text in screener.problems()]
+        state = workers()
+        if state is not None and state.problem is not None:
+            problems.append(state.problem)
         if problems and request.scope["grant"] is None:
             problems = [f"there is something to mend ({len(problems)}): ask with a key to read it"]
-        answer = Readiness(ready=ready, problems=problems)
-        return JSONResponse(answer.model_dump(), 200 if ready else 503, {"cache-control": "no-store"})
+        counted = None if state is None else Workers(**asdict(state))
+        answer = Readiness(ready=ready, problems=problems, workers=counted)
+        return JSONResponse(
+            answer.model_dump(exclude_none=True), 200 if ready else 503, {"cache-control": "no-store"}
+        )
 
     @app.get(
         BASE + "{name}",

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..access import development_key
+from ..access import AccessKeys, development_key
 from ..assembly import open_access, open_screener
 from ..audit import AuditLog
 from ..config import Config
 from ..diagnostics import ConflictingTransaction, InvalidTransaction, UnknownMerchant
 from ..environment import claim_state
 from ..request import read_transaction
-from ..serve import CannotListen, log_to_stderr
+from ..serve import CannotListen, check_certificate, log_to_stderr, open_socket, say_ready
 from ..serve import serve as serve_forever
+from ..service import Screener
+from ..supervisor import Supervisor, WorkerLink
 from .options import (
     Problem,
     configuration,
@@ -62,21 +66,40 @@ def serve(
     config = configuration(rules=rules, state=state, data=data_directory, host=host, port=port, workers=workers)
     log_to_stderr(log_format=config.log_format)
     claim_state(config)
+    listening, link = _become_worker(config) if config.workers > 1 else (None, None)
     with AuditLog(config.state) as audit, open_access(config, audit) as access:
         config.require_safe_host(has_keys=not access.is_empty)
         screener = open_screener(config, audit)
-        for problem in screener.problems():
-            click.echo(f"fraudengine: {problem}", err=True)
-        if config.development:
-            _show_how_to_try(config, development_key(access, config.state), screener.merchants)
-        elif access.is_empty:
-            click.echo(f"fraudengine: {_NO_KEY}", err=True)
-        if config.tells_in_clear:
-            click.echo(f"fraudengine: {_IN_CLEAR}", err=True)
+        if link is None or link.is_first:
+            _say_how_it_stands(config, screener, access)
         try:
-            serve_forever(config, screener, access)
+            serve_forever(config, screener, access, listening, link)
         except CannotListen as error:
             raise Problem(str(error), 3) from None
+
+
+def _become_worker(config: Config) -> tuple[socket.socket, WorkerLink]:
+    """Returns in each worker; the supervisor stays inside, and ends the process when all workers have ended."""
+    check_certificate(config)
+    try:
+        listening = open_socket(config)
+    except CannotListen as error:
+        raise Problem(str(error), 3) from None
+    outcome = Supervisor(config.workers, listening, partial(say_ready, config, listening)).run()
+    if isinstance(outcome, int):
+        sys.exit(outcome)
+    return listening, outcome
+
+
+def _say_how_it_stands(config: Config, screener: Screener, access: AccessKeys) -> None:
+    for problem in screener.problems():
+        click.echo(f"fraudengine: {problem}", err=True)
+    if config.development:
+        _show_how_to_try(config, development_key(access, config.state), screener.merchants)
+    elif access.is_empty:
+        click.echo(f"fraudengine: {_NO_KEY}", err=True)
+    if config.tells_in_clear:
+        click.echo(f"fraudengine: {_IN_CLEAR}", err=True)
 
 
 _NO_KEY = "nobody can call: there is no API key yet; make one with: fraudengine keys create NAME --role gateway"
@@ -198,6 +221,8 @@ def status(url: str | None, state: Path | None, output: str | None) -> None:
         problems = found.get("problems", [])
         ready = "ready" if found.get("ready", found.get("status") == "ready") else "NOT READY"
         click.echo(f"{address}: {ready}" + ("" if problems else ", all is well"))
+        if workers := found.get("workers"):
+            click.echo("  {ready} of {wanted} workers serve, {restarts} started anew".format(**workers))
         for problem in problems:
             click.echo(f"  {problem}")
     if found.get("problems"):
