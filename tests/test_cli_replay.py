@@ -47,8 +47,15 @@ def test_equal_seeds_give_equal_files(made: Path) -> None:
 
 
 def test_summary(made: Path) -> None:
-    done = run(made, "replay", "h.parquet", "--flips", "5", "--report", "out.html")
-    assert (done.returncode, done.stderr) == (0, "fraudengine: the report is in out.html\n")
+    done = run(made, "replay", "h.parquet", "--flips", "5", "--report", "out.html", "--export", "tables")
+    said = "fraudengine: the report is in out.html\nfraudengine: 11 tables are in tables\n"
+    assert (done.returncode, done.stderr) == (0, said)
+    assert (made / "tables" / "flips.csv").is_file()
+    refused = run(made, "replay", "h.parquet", "--export", "tables")
+    assert (refused.returncode, "exists already" in refused.stderr) == (2, True)
+    by_merchant = done.stdout.partition("\nmerchant ")[2].splitlines()
+    assert len(by_merchant) > 4
+    assert max(map(len, by_merchant[:5])) <= 80
     assert (made / "out.html").read_text().startswith("<!DOCTYPE html>")
     assert done.stdout.startswith("2,000 transactions of 4 merchants")
     assert "champion \\ candidate" in done.stdout

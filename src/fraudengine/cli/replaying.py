@@ -13,6 +13,7 @@ import click
 
 from .budgeting import NAMED, budget_annotations, budget_object, budget_text
 from .options import Problem, configuration, data_option, state_option
+from .replay_words import breakdown
 
 if TYPE_CHECKING:
     from ..replay.budget import Budget
@@ -69,6 +70,19 @@ _OUTCOMES: Final = ("accept", "challenge", "refuse")
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as one HTML file to FILE."
 )
 @click.option(
+    "--export",
+    "export_directory",
+    type=click.Path(path_type=Path),
+    help="Write every table, and every flip with its conditions, as files into this new directory.",
+)
+@click.option(
+    "--export-format",
+    type=click.Choice(["csv", "xlsx", "parquet", "json"]),
+    default="csv",
+    show_default=True,
+    help="The form of --export: a file for each table, or one workbook.",
+)
+@click.option(
     "--guess-mapping",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -101,6 +115,8 @@ def replay(
     flip_limit: int,
     budget_file: Path | None,
     report: Path | None,
+    export_directory: Path | None,
+    export_format: str,
     guess_mapping: Path | None,
     state: Path | None,
     data_directory: Path | None,
@@ -124,6 +140,8 @@ def replay(
     from ..replay.rule_sources import NoSuchRules
 
     budget = _read_budget(budget_file)
+    if export_directory is not None:
+        _check_export(export_directory)
     bar = ProgressBar()
     try:
         result = run(
@@ -167,6 +185,8 @@ def replay(
 
             write_report(result, report)
             click.echo(f"fraudengine: the report is in {report}", err=True)
+        if export_directory is not None:
+            _export(result, export_directory, export_format, bar)
         if result.rejects_file is not None:
             click.echo(
                 f"fraudengine: {result.summary.rejected:,} rows are listed in {result.rejects_file}", err=True
@@ -190,6 +210,26 @@ def _read_budget(path: Path | None) -> Budget | None:
     if not path.is_file():
         raise Problem(f"there is no budget {path}", 2)
     return load_budget(path)
+
+
+def _check_export(directory: Path) -> None:
+    """Before anything is replayed: a directory that is taken is no use afterwards."""
+    from ..replay.exports import ExportRefused, check_export_directory
+
+    try:
+        check_export_directory(directory)
+    except ExportRefused as error:
+        raise Problem(str(error), 2) from None
+
+
+def _export(result: ReplayResult, directory: Path, form: str, bar: ProgressBar) -> None:
+    from ..replay.exports import export
+
+    try:
+        written = export(result, directory, form, bar.show)
+    finally:
+        bar.clear()
+    click.echo(f"fraudengine: {len(written)} tables are in {directory}", err=True)
 
 
 def _check(result: ReplayResult, budget: Budget, form: str) -> BudgetReport:
@@ -270,6 +310,7 @@ def summarise(result: ReplayResult) -> str:
         lines.append(f"{summary.skipped:,} transactions left out{who}")
     lines += ["", *_matrix(result), ""]
     lines += [f"{summary.flips:,} decided otherwise", ""]
+    lines += breakdown(result)
     lines += _rules(result.rules)
     lines += _silenced(result)
     return "\n".join(lines).rstrip()
