@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import httpx
@@ -210,3 +212,36 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
         os.kill(still, signal.SIGSTOP)
         wait_until(lambda: still not in workers_of(service), "it is killed", 60)
         wait_until(lambda: len(workers_of(service)) == 2, "and replaced", 60)
+
+
+def test_conflicting_and_repeated_first_calls_in_both_workers_leave_one_record(tmp_path: Path) -> None:
+    """Each id is sent by both workers' connections at once, by half of them with another amount."""
+    with running_service(tmp_path / "s", arguments=TWO) as service, ExitStack() as stack:
+        clients = one_client_for_each(service, stack, "find")
+        ids = [f"race-{number}" for number in range(150)]
+        gate = Barrier(4)
+
+        def send(who: int) -> list[httpx.Response]:
+            slot, amount = list(clients)[who % 2], ("50.000", "60.000")[who // 2]
+            given = []
+            with httpx.Client(base_url=service.url, timeout=30, headers=service.client.headers) as own:
+                for one in ids:
+                    client = clients[slot] if who < 2 else own
+                    gate.wait(60)
+                    body = NOW | {"at": "2026-11-23T10:15:00Z", "transaction_id": one, "amount": amount}
+                    given.append(client.post("/v1/screenings", json=body))
+            return given
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(zip(*pool.map(send, range(4)), strict=True))
+        for one in answers:
+            fifty, sixty = one[:2], one[2:]
+            assert sorted(given.status_code for given in one) == [200, 200, 409, 409]
+            assert fifty[0].status_code == fifty[1].status_code
+            assert sixty[0].status_code == sixty[1].status_code
+            assert len({given.json()["screening_id"] for given in one if given.status_code == 200}) == 1
+            conflict = next(given.json() for given in one if given.status_code == 409)
+            assert "amount" in str(conflict["errors"])
+        with closing(sqlite3.connect(f"file:{service.state / 'decisions.db'}?mode=ro", uri=True)) as log:
+            rows = log.execute("SELECT count(*) FROM screenings WHERE transaction_id LIKE 'race-%'").fetchone()
+        assert rows == (150,)

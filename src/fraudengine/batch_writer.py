@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from . import store
-from .diagnostics import StoreUnavailable
+from .diagnostics import Overtaken, StoreUnavailable
+from .overtaken import find_overtaken, nobody_came_first, values_of
 from .records import record
 from .velocity_documents import rows_of_document
 from .velocity_history import append_next_steps
@@ -60,6 +61,8 @@ class ScreeningRecord:
     document: bytes
     velocity: tuple[EventRow, ...] = ()
     velocity_generation: int = 0  # of the registry by which `velocity` was made
+    after: tuple[int, ...] | None = None  # the screenings of its transaction that it knows of; None: nobody looked
+    presumed: tuple[int, ...] = ()  # those of them that were on their way to the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +165,12 @@ _INSERTS: Final = tuple(
     " ON CONFLICT (transaction_hash, request_hash) DO NOTHING"
     for rows in range(_ROWS_PER_INSERT + 1)
 )
-# The same for a log without counters: one statement that writes nothing once another process has registered one.
+# The same for a log without counters: one statement that writes nothing once another process has registered one,
+# or has recorded a screening of which one of the records should know.
 _INSERTS_WITHOUT_COUNTERS: Final = tuple(
     f"INSERT INTO screenings ({_COLUMNS}) SELECT * FROM (VALUES {', '.join([_ROW] * rows)})"
-    " WHERE NOT EXISTS (SELECT 1 FROM velocity_series) ON CONFLICT (transaction_hash, request_hash) DO NOTHING"
+    f" WHERE NOT EXISTS (SELECT 1 FROM velocity_series) AND {nobody_came_first(rows)}"
+    " ON CONFLICT (transaction_hash, request_hash) DO NOTHING"
     for rows in range(1, _ROWS_PER_INSERT + 1)
 )
 _CHECKPOINT_ROWS: Final = 2_000
@@ -219,7 +224,9 @@ class BatchWriter:
                 connection.close()
 
     def write(self, entries: Sequence[PendingRecord], files: dict[str, RuleFiles]) -> list[PendingRecord]:
-        """One durable transaction; returns the entries that may not have been inserted (UNIQUE conflicts)."""
+        """One durable transaction; returns the entries that may not have been inserted: calls recorded before,
+        and those that were `overtaken`. `find_recorded` tells what became of each.
+        """
         connection = self.connect()
         try:
             with self.turn:
@@ -241,10 +248,14 @@ class BatchWriter:
             return written
         connection.execute("BEGIN IMMEDIATE")
         self._write_names(connection, entries, files)
-        doubtful: list[PendingRecord] = []
-        for start in range(0, len(entries), _ROWS_PER_INSERT):
-            doubtful += self._insert(connection, entries[start : start + _ROWS_PER_INSERT])
-        self._write_events(connection, entries, doubtful)
+        doubtful = find_overtaken(connection, entries)
+        taken = entries
+        if doubtful:
+            again = set(doubtful)
+            taken = [entry for entry in entries if entry not in again]
+        for start in range(0, len(taken), _ROWS_PER_INSERT):
+            doubtful += self._insert(connection, taken[start : start + _ROWS_PER_INSERT])
+        self._write_events(connection, taken, doubtful)
         connection.execute("COMMIT")
         return doubtful
 
@@ -269,7 +280,10 @@ class BatchWriter:
             self.merges.begin_if_due(self._connection)
 
     def find_recorded(self, entry: PendingRecord) -> Written:
-        """Whether the row in the file is this entry's own or an earlier one of the same call."""
+        """Whether the row in the file is this entry's own or an earlier one of the same call.
+
+        Raises Overtaken when there is none because a decision has to be made again.
+        """
         connection = self.connect()
         try:
             row = connection.execute(
@@ -279,6 +293,8 @@ class BatchWriter:
         except sqlite3.Error as error:
             self._recover(connection)
             raise store.explain_error(error, self._path) from error
+        if row is None and entry.record.after is not None:
+            raise Overtaken("another call of the transaction was recorded first")
         if row is None:
             raise StoreUnavailable(f"{self._path}: a row that was there is gone; somebody deletes from the log")
         return APPENDED if row[0] == entry.record.id else AlreadyRecorded(row[0], row[1])
@@ -299,8 +315,11 @@ class BatchWriter:
         """One statement that is its own transaction, as long as nobody counts; None when it wrote nothing."""
         if not entries or self.registry.generation:
             return None
+        known = values_of(entries)
+        if known is None:
+            return None
         statement = _INSERTS_WITHOUT_COUNTERS[len(entries) - 1]
-        inserted = connection.execute(statement, self._parameters(entries)).rowcount
+        inserted = connection.execute(statement, [*self._parameters(entries), *known]).rowcount
         if inserted == len(entries):
             return []
         return list(entries) if inserted else None

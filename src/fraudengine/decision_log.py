@@ -37,7 +37,7 @@ from .batch_writer import (
     Written,
     tell_all,
 )
-from .diagnostics import StoreUnavailable
+from .diagnostics import Overtaken, StoreUnavailable
 from .facts import FactName, Facts, FactValue
 from .metrics import Counts
 from .money import Money
@@ -128,7 +128,7 @@ class DecisionLog:
         clock: Callable[[], int] | None,
     ) -> None:
         self.path = path
-        self.batches = self.rows = self.already_recorded = 0
+        self.batches = self.rows = self.already_recorded = self.overtaken = 0
         self.failed_batches = self.refused = self.last_commit_us = 0
         self.last_problem: str | None = None
         self.counts: Counts | None = None  # where commits are counted, when anybody asks
@@ -200,14 +200,16 @@ class DecisionLog:
         """The number of this worker among those that write to the log."""
         return self._slot.number if self._slot is not None else 0
 
-    def next_id(self) -> int:
-        return self._ids.next_id()
+    def next_id(self, after: int = 0) -> int:
+        """An id greater than every one before it in this process, and than `after`, which may be another's."""
+        return self._ids.next_id(after)
 
     # ---- appending --------------------------------------------------------------------------------
 
     def append(self, record: ScreeningRecord) -> asyncio.Future[Written]:
         """A future that resolves once the record is on disk, or raises StoreUnavailable: then it is not.
 
+        It raises Overtaken when the log holds a screening of the transaction that is not in the record's `after`.
         Raises StoreUnavailable at once when the log is closed or too many records wait.
         """
         entry = PendingRecord(record, self._lock)
@@ -541,6 +543,10 @@ class DecisionLog:
         """Whose row the UNIQUE index kept: ours, or that of the same call recorded before."""
         try:
             found = self._writer.find_recorded(entry)
+        except Overtaken as error:
+            self.rows -= 1
+            self.overtaken += 1
+            return error
         except StoreUnavailable as error:
             return error
         if isinstance(found, AlreadyRecorded):

@@ -12,6 +12,7 @@ What a caller, a machine or a file does wrong raises one of:
     ├── DataFileError          an IP or BIN data file is missing, truncated or corrupt
     ├── ConfigurationError     a setting, key or permission is wrong
     ├── StoreUnavailable       the disk or database refuses; nothing was recorded
+    ├── Overtaken              another call of the transaction was recorded first; nothing was recorded of this one
     └── BackendFault           a rule backend failed on a transaction or disagrees with the law
 """
 
@@ -69,6 +70,10 @@ class ConfigurationError(FraudengineError):
 
 class StoreUnavailable(FraudengineError):
     """The disk or the database refuses to work; whatever was asked is not recorded."""
+
+
+class Overtaken(FraudengineError):
+    """Another call of the same transaction was recorded while this one was decided: it has to be decided again."""
 
 
 class BackendFault(FraudengineError):

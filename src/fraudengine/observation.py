@@ -63,6 +63,7 @@ class Observation:
             "log_rows": self._log.rows,
             "log_failures": self._log.failed_batches,
             "log_refused": self._log.refused,
+            "log_overtaken": self._log.overtaken,
         }
         for name, count in now.items():
             self.metrics.counts.named[name] += max(0, count - self._taken.get(name, 0))

@@ -23,7 +23,7 @@ from .cards import CardKey
 from .counting import Counting
 from .decision import EarlierScreening, card_identity, conflicts
 from .decision_log import AlreadyRecorded, DecisionLog, EarlierRow, ScreeningRecord, Written
-from .diagnostics import ConflictingTransaction, StoreUnavailable
+from .diagnostics import ConflictingTransaction, Overtaken, StoreUnavailable
 from .engine import Engine, ReadyRuleSet
 from .enrich import Enricher
 from .facts import MerchantId, Transaction
@@ -92,39 +92,66 @@ class Asked(Protocol):
     def tell(self, outcome: bytes | Exception, /) -> None: ...
 
 
+MOST_ATTEMPTS: Final = 100
+"""How often a call is decided again because others of its transaction came first, before it gets 503."""
+_OVERTAKEN_TOO_OFTEN: Final = "other calls of the same transaction are recorded all the time: send it again later"
+
+
+class _Again:
+    """A call that is decided again, because another process recorded one of its transaction first."""
+
+    __slots__ = ("attempts", "digest", "received_ns", "tell", "transaction")
+
+    def __init__(self, asked: Asked) -> None:
+        self.transaction, self.digest, self.received_ns = asked.transaction, asked.digest, asked.received_ns
+        self.tell: Tell = asked.tell
+        self.attempts: int = getattr(asked, "attempts", 1) + 1
+
+
 class _UnderWay:
     """A screening whose record is on its way to the disk."""
 
-    __slots__ = ("decided_ns", "given", "metrics", "read_ns", "received_ns", "record", "tell")
+    __slots__ = ("asked", "begin", "decided_ns", "given", "metrics", "read_ns", "record")
 
     def __init__(
         self,
         metrics: Metrics,
         record: ScreeningRecord,
         given: bytes,
-        received_ns: int,
         read_ns: int,
         decided_ns: int,
-        tell: Tell,
+        asked: Asked,
+        begin: Callable[[Sequence[Asked]], None],
     ) -> None:
-        self.metrics, self.record, self.given, self.tell = metrics, record, given, tell
-        self.received_ns, self.read_ns, self.decided_ns = received_ns, read_ns, decided_ns
+        self.metrics, self.record, self.given, self.asked, self.begin = metrics, record, given, asked, begin
+        self.read_ns, self.decided_ns = read_ns, decided_ns
 
     def settled(self, outcome: Settled) -> None:
         """Tells the answer once the commit returned, in the loop's thread."""
         if isinstance(outcome, Exception):
-            self.tell(outcome)
+            _tell_or_begin_again(self.asked, outcome, self.begin)
             return
         record = self.record
         self.metrics.count_screening(
             record.merchant,
             record.outcome,
             record.code,
-            (self.read_ns - self.received_ns) / 1e9,
+            (self.read_ns - self.asked.received_ns) / 1e9,
             (self.decided_ns - self.read_ns) / 1e9,
             (time.perf_counter_ns() - self.decided_ns) / 1e9,
         )
-        self.tell(_answer_in(outcome.document) if isinstance(outcome, AlreadyRecorded) else self.given)
+        self.asked.tell(_answer_in(outcome.document) if isinstance(outcome, AlreadyRecorded) else self.given)
+
+
+def _tell_or_begin_again(asked: Asked, error: Exception, begin: Callable[[Sequence[Asked]], None]) -> None:
+    if not isinstance(error, Overtaken):
+        asked.tell(error)
+        return
+    again = _Again(asked)
+    if again.attempts > MOST_ATTEMPTS:
+        asked.tell(StoreUnavailable(_OVERTAKEN_TOO_OFTEN))
+    else:
+        begin((again,))
 
 
 class Screener:
@@ -193,7 +220,8 @@ class Screener:
         """Decides on all of these calls, and tells each its answer as JSON once its record is durable.
 
         They are what one round of the event loop received: the log is asked once for all of them. A retried call
-        gets the answer it got before. UnknownMerchant, ConflictingTransaction and StoreUnavailable are told, too.
+        gets the answer it got before. When another process records a call of the transaction meanwhile, it is
+        decided again, knowing of that one. UnknownMerchant, ConflictingTransaction and StoreUnavailable are told.
         """
         keys = [(one.transaction.merchant, one.transaction.transaction_id) for one in asked]
         try:
@@ -219,20 +247,36 @@ class Screener:
             same = next((row for row in rows if row.is_same_request(request_digest)), None)
             if same is not None:
                 self._metrics.count("retries")
-                self._answer_again(same, asked.tell)
+                self._answer_again(same, asked)
                 return
-            self._refuse_conflict(transaction, rows)
+            try:
+                self._refuse_conflict(transaction, rows)
+            except ConflictingTransaction:
+                if rows[0].pending is None:
+                    raise
+                # What it conflicts with is not recorded yet, and may be overtaken itself.
+                again = _Again(asked)
+                rows[0].pending.then(asyncio.get_running_loop(), lambda _: self.begin((again,)))
+                return
         given, record = self._decide(transaction, request_digest, received_ns, rows)
-        under_way = _UnderWay(
-            self._metrics, record, given, received_ns, read_ns, time.perf_counter_ns(), asked.tell
-        )
+        decided_ns = time.perf_counter_ns()
+        under_way = _UnderWay(self._metrics, record, given, read_ns, decided_ns, asked, self.begin)
         self.log.append_then(record, under_way.settled)
 
     def screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
         """The same for callers without an event loop (the command line); blocks until the record is durable."""
+        for _ in range(MOST_ATTEMPTS):
+            with suppress(Overtaken):
+                return self._screen_and_wait(transaction, request_digest, received_ns)
+        raise StoreUnavailable(_OVERTAKEN_TOO_OFTEN)
+
+    def _screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
         rows = self.log.find_transaction(transaction.merchant, transaction.transaction_id)
         same = next((row for row in rows if row.is_same_request(request_digest)), None)
         if same is not None:
+            if same.pending is not None:  # of another thread
+                own = same.pending.record.document
+                return self._settled(same.pending.wait_in_thread(), _answer_in(own))
             return _answer_in(self.log.get(same.id) or b"{}")
         self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
@@ -265,7 +309,7 @@ class Screener:
                 self._published_cards = PublishedCards(self.card_key)
             screened = self._published_cards.answer(screened)
         self._note_matches(transaction, lists)
-        screening_id = self.log.next_id()
+        screening_id = self.log.next_id(rows[-1].id if rows else 0)
         elapsed_us = (time.perf_counter_ns() - received_ns) // 1000
         writer = self._writer_for(screened)
         given = writer.answer(screened, screening_id_text(screening_id), elapsed_us)
@@ -289,6 +333,8 @@ class Screener:
             document=document,
             velocity=rows_kept,
             velocity_generation=generation,
+            after=tuple([row.id for row in rows]) if rows else (),
+            presumed=tuple([row.id for row in rows if row.pending is not None]) if rows else (),
         )
         return given, record
 
@@ -321,19 +367,19 @@ class Screener:
             fingerprint = card.fingerprint if card is not None else None
             self._upkeep.note(transaction.merchant, lists.hits, transaction.at_us, fingerprint)
 
-    def _answer_again(self, row: EarlierRow, tell: Tell) -> None:
+    def _answer_again(self, row: EarlierRow, asked: Asked) -> None:
         """Tells the answer of a call that is recorded, or once it is."""
         pending = row.pending
         if pending is None:
-            tell(_answer_in(self.log.get(row.id) or b"{}"))
+            asked.tell(_answer_in(self.log.get(row.id) or b"{}"))
             return
         own = pending.record.document
 
         def written(outcome: Settled) -> None:
             if isinstance(outcome, Exception):
-                tell(outcome)
+                _tell_or_begin_again(asked, outcome, self.begin)
             else:
-                tell(_answer_in(outcome.document if isinstance(outcome, AlreadyRecorded) else own))
+                asked.tell(_answer_in(outcome.document if isinstance(outcome, AlreadyRecorded) else own))
 
         pending.then(asyncio.get_running_loop(), written)
 

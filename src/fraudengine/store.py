@@ -338,8 +338,11 @@ class ScreeningIds:
         self._last = (((after >> _TIME_SHIFT) + 1) << _TIME_SHIFT) - 1 if after else 0
         self._lock = threading.Lock()
 
-    def next_id(self) -> int:
+    def next_id(self, after: int = 0) -> int:
+        """The next id, greater than `after` too: another worker may have made that one in this millisecond."""
         now = (self._clock_us() // 1000) << _TIME_SHIFT | self._worker
+        if now <= after:
+            now = ((after >> _TIME_SHIFT) + 1) << _TIME_SHIFT | self._worker
         with self._lock:
             last = self._last
             if now <= last:

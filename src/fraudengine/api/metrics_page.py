@@ -53,6 +53,11 @@ COUNTERS: Final[dict[str, tuple[str, str, tuple[tuple[str, str], ...]]]] = {
     "log_rows": ("Screenings recorded.", "", (("", "log_rows"),)),
     "log_failures": ("Commits that the disk refused.", "", (("", "log_failures"),)),
     "log_refused": ("Screenings refused because too many waited.", "", (("", "log_refused"),)),
+    "log_overtaken": (
+        "Screenings decided again because another worker recorded a call of the transaction first.",
+        "",
+        (("", "log_overtaken"),),
+    ),
     "retries": ("Calls that got the recorded answer.", "", (("", "retries"),)),
     "refused_calls": (
         "Calls that were not answered, by problem.",
