@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -162,6 +163,7 @@ def replay(
             flip_limit=flip_limit,
             config=config,
             progress=bar.show,
+            counted=partial(bar.expect, "deciding"),
         )
     except NoSuchRules as error:
         raise Problem(str(error), 2) from None
@@ -225,6 +227,7 @@ def _check_export(directory: Path) -> None:
 def _export(result: ReplayResult, directory: Path, form: str, bar: ProgressBar) -> None:
     from ..replay.exports import export
 
+    bar.expect("exporting flips", result.summary.flips)
     try:
         written = export(result, directory, form, bar.show)
     finally:
@@ -265,22 +268,26 @@ class ProgressBar:
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
         self._began: dict[str, float] = {}
+        self._rows: dict[str, int] = {}
         self._length = 0
-        self.total = 0
+
+    def expect(self, phase: str, rows: int) -> None:
+        """How many rows the whole of a phase is: its rate is shown from then on."""
+        self._rows[phase] = rows
 
     def show(self, phase: str, fraction: float) -> None:
         """What is being done, and how much of it."""
         if not self._shown:
             return
-        began = self._began.setdefault(phase.partition(":")[0], time.monotonic())
-        elapsed = time.monotonic() - began
+        name = phase.partition(":")[0]
+        elapsed = time.monotonic() - self._began.setdefault(name, time.monotonic())
         text = phase
         if fraction > 0:
             filled = int(24 * min(fraction, 1.0))
             left = elapsed / fraction - elapsed
             text = f"{phase} [{'#' * filled}{'.' * (24 - filled)}] {fraction:4.0%}, {left:,.0f} s left"
-            if self.total:
-                text += f", {self.total * fraction / max(elapsed, 1e-3):,.0f} rows/s"
+            if name in self._rows and elapsed > 0:
+                text += f", {self._rows[name] * fraction / elapsed:,.0f} rows/s"
         sys.stderr.write("\r" + text.ljust(self._length))
         sys.stderr.flush()
         self._length = len(text)
@@ -389,7 +396,7 @@ def generate(
     from ..replay.population import read_real_tables
 
     bar = ProgressBar()
-    bar.total = transactions
+    bar.expect("generating", transactions)
     cache = config.state / "replay-cache"
     try:
         tables = read_real_tables(open_data(config), cache)

@@ -72,7 +72,8 @@ def _run(
 ) -> VerifyReport:
     bar = ProgressBar()
     with LogReader(config.state / "decisions.db") as log:
-        bar.total = log.count(since_us, until_us, merchant)
+        whole = log.count(since_us, until_us, merchant)
+        bar.expect("verifying", whole)
         further = _recomputation(config, log) if recompute else None
         try:
             return verify_log(
@@ -84,7 +85,7 @@ def _run(
                 further=further,
                 read_from_us=None if further is None else max(since_us - further.reach_us, 0),
                 limit=None if config.format == "json" else EXAMPLES,
-                progress=lambda done: bar.show("verifying", done / max(bar.total, 1)),
+                progress=lambda done: bar.show("verifying", done / max(whole, 1)),
             )
         finally:
             bar.clear()

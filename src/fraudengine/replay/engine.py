@@ -98,6 +98,7 @@ def replay(
     config: Config | None = None,
     data: DataFiles | None = None,
     progress: Progress = lambda phase, fraction: None,
+    counted: Callable[[int], None] = lambda transactions: None,
 ) -> ReplayResult:
     """Decides the transactions of `history` by `rules` and compares with `against`.
 
@@ -105,7 +106,8 @@ def replay(
     `mapping` (see `readers`). `rules` and `against` name a rule directory or a git revision; `against` may be
     `recorded`. `keep_history` keeps what was read for the next replay; `merchant` is that of rows that name none.
     `engine` is `duckdb`, `local-spark` or `spark://…`; `memory_limit` such as `6GB` bounds what is in memory, the
-    rest spills to disk. Raises FraudengineError subclasses with what to do.
+    rest spills to disk. `progress` hears what is done and how much of it, `counted` how many transactions will be
+    decided, before the first is. Raises FraudengineError subclasses with what to do.
     """
     config = config or read_configuration()
     options = ReplayOptions(
@@ -130,7 +132,7 @@ def replay(
             merchant=merchant,
             progress=progress,
         )
-        run = _Run(found, options, config, data, work, progress)
+        run = _Run(found, options, config, data, work, progress, counted)
         return run.replay(rules, against)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -146,9 +148,10 @@ class _Run:
         data: DataFiles | None,
         work: Path,
         progress: Progress,
+        counted: Callable[[int], None],
     ) -> None:
         self.history, self.options, self.config, self.work = history, options, config, work
-        self.progress = progress
+        self.progress, self.counted = progress, counted
         self.data = data or DataFiles(
             config.ip_country_file, config.data / "bins.dat", config.data / "bins.local.csv"
         )
@@ -190,6 +193,7 @@ class _Run:
         sides, skipped = self._make_sides(counts, candidate, champion, list_history)
         if not sides:
             raise NothingToReplay(self._why_nothing(counts, candidate))
+        self.counted(sum(counts[merchant][0] for merchant in sides))
         shapes = group_by_form(sides)
         self._make_known(connection, shapes)
         planner = self._planner(engine, sides)
