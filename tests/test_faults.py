@@ -338,6 +338,7 @@ def test_clients_that_hang_up_leave_nothing_behind_and_their_retry_is_answered(s
     wait_until(lambda: files_open(shared) <= before, "every connection is let go of")
 
 
+@pytest.mark.long
 def test_slow_clients_are_ended_and_others_are_answered_meanwhile(shared: Service) -> None:
     """A byte a second: each call is ended ten seconds after it began, however alive its client looks."""
     slow = [connect(shared) for _ in range(200)]
@@ -396,6 +397,7 @@ def held_connections(service: Service, count: int) -> Iterator[None]:
         holder.stdin.close()
 
 
+@pytest.mark.long
 def test_ten_thousand_idle_connections_keep_nobody_out_and_memory_bounded(tmp_path: Path) -> None:
     with running_service(tmp_path / "own") as service:
         service.screen(transaction_id="warm")

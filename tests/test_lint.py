@@ -232,7 +232,8 @@ def test_annotations_for_code_review(directory: Path) -> None:
 
 def test_sample_rules_give_no_warnings() -> None:
     code, output = run_check(RULES, "--strict", "--as-of", "2026-11-23")
-    assert (code, output) == (0, f"{len(list(RULES.rglob('*.yaml')))} files checked: no mistakes\n")
+    files = [path for path in RULES.rglob("*.yaml") if path.parent.name != "budgets"]
+    assert (code, output) == (0, f"{len(files)} files checked: no mistakes\n")
 
 
 def test_expiry_is_judged_by_the_time_that_is_given() -> None:

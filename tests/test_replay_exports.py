@@ -143,6 +143,7 @@ def streaming(batches: Any) -> ReplayResult:
     return make_result(explain_flips=batches, connection=object())
 
 
+@pytest.mark.long
 def test_flips_stream(tmp_path: Path) -> None:
     number = 30_000
     result = streaming(lambda: flip_batches(range(number)))

@@ -59,7 +59,10 @@ def test_committed_schema_is_current(kind: str) -> None:
     assert committed == render(make_schema(kind, sample_house()))
 
 
-@pytest.mark.parametrize("path", sorted(RULES.rglob("*.yaml")), ids=lambda path: path.name)
+RULE_FILES = sorted(path for path in RULES.rglob("*.yaml") if path.parent.name != "budgets")
+
+
+@pytest.mark.parametrize("path", RULE_FILES, ids=lambda path: path.name)
 def test_sample_file_is_valid_and_names_its_schema(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert mistakes(kind_of(str(path)), str(path), text) == []
