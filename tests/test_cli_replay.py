@@ -8,8 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from fraudengine.cards import find_pans
+from fraudengine.cli.replay_words import rule_lines
+from fraudengine.cli.replaying import as_json
+from fraudengine.replay.flips import SCHEMA
+from fraudengine.replay.result import ReplayTable
+from tests.replay_results import flip, make_result, table
 from tests.replaying import ROOT, RULES, configuration
 
 
@@ -70,6 +77,43 @@ def test_json(made: Path) -> None:
     assert found["summary"]["merchants"] == 1
     assert found["summary"]["flips"] == 0
     assert found["flips"] == []
+
+
+def test_no_card_number_is_printed() -> None:
+    pan = "4111111111111111"
+    rows = [flip(1, transaction_id=f"order {pan}", new=[f"r: email {pan}@b.tn, is x"])]
+    flips = ReplayTable("flips", pa.Table.from_pylist(rows, schema=SCHEMA))
+    rejects = table("rejects", [{"file": f"{pan}.csv", "line": 4, "reason": "no amount"}])
+    said = as_json(make_result(flips=flips, rejects=rejects))
+    assert find_pans(said) == []
+    assert json.loads(said)["flips"][0]["transaction_id"] == "order 411111******1111"
+    assert json.loads(said)["rules"][0]["minor_by_currency"] == [["TND", 12_500]]
+
+
+def test_rules_fit_a_terminal() -> None:
+    row = make_result().rules.rows()[0]
+    amounts = [(code, 9_999_999_999_999) for code in ("EUR", "GBP", "TND", "USD")]
+    rows = [
+        {
+            **row,
+            "rule": "a-rule-" * 9 + "end",
+            "mode": "shadow",
+            "matches": 123_456_789,
+            "minor_by_currency": amounts,
+        },
+        {**row, "side": "champion", "matches": 7, "recall": 0.5},
+    ]
+    schema = make_result().rules.arrow.schema
+    schema = schema.set(schema.get_field_index("recall"), pa.field("recall", pa.float64()))
+    lines = rule_lines(make_result(rules=table("rules", rows, schema)))
+    assert max(map(len, lines)) <= 80
+    assert "9,999,999,999.999 TND" in "\n".join(lines)
+    assert lines[-3:] == [
+        "rule of the champion                       matches       alone precision  recall",
+        "challenge-above                                  7           1      0.0%   50.0%",
+        "    2026-11-20 to 2026-11-20; 12.500 TND",
+    ]
+    assert rule_lines(make_result(rules=table("rules", [], schema))) == ["no rule matched"]
 
 
 def test_guessed_mapping_and_rejects(made: Path) -> None:

@@ -8,21 +8,29 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 import pytest
 
+import fraudengine.replay
 from fraudengine.enrich import Enricher
+from fraudengine.facts import ListKind
+from fraudengine.list_entries import ListTarget
+from fraudengine.list_store import ListStore
+from fraudengine.list_values import Note
 from fraudengine.money import Money
 from fraudengine.replay.engine import NothingToReplay, replay
+from fraudengine.replay.engines import EngineUnavailable
 from fraudengine.replay.generate import generate
 from fraudengine.replay.population import RealTables
 from fraudengine.replay.result import ReplayResult
 from fraudengine.replay.rows import earlier_of, transaction_of
 from fraudengine.replay.rule_sources import NoSuchRules
-from fraudengine.rules.ast import Outcome
+from fraudengine.rules.ast import ListName, Outcome
 from fraudengine.velocity import Past, Report, ReportKind, value_of
 from tests.replaying import (
     RULES,
@@ -138,6 +146,66 @@ def test_counters_see_what_came_before_the_time_asked_for(directory: Path, histo
         expected = whole.query(question).rows()
     with replay(history, RULES, since_us=since, config=config, data=data_files(), flip_limit=0) as half:
         assert half.query(question).rows() == expected
+
+
+def test_lists_of_now_hold_what_was_added_later(history: Path, tmp_path: Path) -> None:
+    config = configuration(tmp_path / "state")
+    table = pq.read_table(history, columns=["merchant", "email", "at_us"]).to_pylist()
+    counted = Counter(row["email"] for row in table if row["merchant"] == "carthage-market" and row["email"])
+    (email, number), *_ = counted.most_common(1)
+    assert number > 10
+    times = sorted(row["at_us"] for row in table if (row["merchant"], row["email"]) == ("carthage-market", email))
+    added_us = times[number // 2]
+    store = ListStore(config.state / "lists.db", lambda: added_us)
+    target = ListTarget("carthage-market", ListName("blocked_emails"), ListKind.EMAIL)
+    store.add(target, email, Note("bought with stolen cards", "SUP-1", "support"))
+    store.close()
+    found: dict[str, list[int]] = {}
+    lists: Literal["as-of", "now"]
+    for lists in ("as-of", "now"):
+        given: Any = {"merchants": ["carthage-market"], "lists": lists, "config": config, "data": data_files()}
+        with replay(history, RULES, flip_limit=5, **given) as result:
+            assert (result.summary.lists, result.summary.disagreements) == (lists, 0)
+            rows = result.query(
+                "SELECT d.at_us FROM decisions d JOIN history h USING (seq) JOIN rule_bits b ON b.shape = d.shape"
+                " AND b.side = 'candidate' AND b.rule = 'email-blocked' AND b.word = 0"
+                f" WHERE h.email = '{email}' AND (d.candidate_m0 >> b.bit) & 1 = 1 ORDER BY d.at_us"
+            ).rows()
+        found[lists] = [row["at_us"] for row in rows]
+    assert found["as-of"] == [at_us for at_us in times if at_us >= added_us]
+    assert found["now"] == times
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["spark://127.0.0.1:1", "spark://127.0.0.1:1,127.0.0.1:2", "spark://127.0.0.1", "spark://127.0.0.1:99999"],
+)
+def test_a_spark_that_does_not_answer_is_named_at_once(engine: str, directory: Path, history: Path) -> None:
+    config = configuration(directory / "state")
+    with pytest.raises(EngineUnavailable, match=f"no Spark master answers at {engine}"):
+        replay(history, RULES, config=config, data=data_files(), engine=engine)
+
+
+def test_a_missing_spark_says_what_to_install(
+    directory: Path, history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'fraudengine\[spark\]'"):
+        replay(history, RULES, config=configuration(directory / "state"), data=data_files(), engine="local-spark")
+
+
+def test_the_example_of_the_package_runs(history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a reader would run it: a history, `rules` below a repository and the data in the current directory."""
+    configuration(tmp_path / "var")
+    for name, target in (("history.parquet", history), ("rules", RULES), ("data", RULES.parent / "data")):
+        (tmp_path / name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    said = fraudengine.replay.__doc__ or ""
+    example = "\n".join(line[4:] for line in said.splitlines() if line.startswith("    ") or not line)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["result"].summary.transactions == 4_000
+    assert len(names["result"].rules) > 5
 
 
 def test_a_git_revision_is_replayed_and_an_unknown_one_refused(directory: Path, history: Path) -> None:

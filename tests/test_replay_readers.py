@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from fraudengine.cards import find_pans
 from fraudengine.replay.guess import guess_mapping
-from fraudengine.replay.mapping import MappingRefused, load_mapping, make_mapping
+from fraudengine.replay.mapping import TARGETS, MappingRefused, load_mapping, make_mapping
 from fraudengine.replay.readers import History, open_history
 from fraudengine.replay.row_sources import InputUnreadable
 from tests.replaying import configuration
@@ -162,6 +163,41 @@ def test_a_whole_card_number_becomes_a_fingerprint_or_is_refused(
             assert PAN.encode() not in file.read_bytes(), file
             assert b"411111111111111" not in file.read_bytes(), file
     assert PAN not in json.dumps(rows_of(found), default=str)
+
+
+def test_no_text_column_keeps_a_card_number(tmp_path: Path) -> None:
+    """One row for each column that holds text, with a card number in it: masked, or the row is refused."""
+    columns = [*(name for name in TARGETS if name not in ("at", "amount", "metadata")), "metadata.note"]
+    mapping = tmp_path / "all.yaml"
+    mapping.write_text(
+        "mapping: all\nformat: csv\ncolumns:\n  at: {from: at, as: time}\n"
+        "  amount: {from: amount, as: major-units}\n" + "".join(f"  {name}: {name}\n" for name in columns)
+    )
+    clean = {
+        "merchant": "carthage-market",
+        "currency": "TND",
+        "amount": "12.500",
+        "at": "2026-10-01T10:00:00+00:00",
+    }
+    path = tmp_path / "h.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["at", "amount", *columns])
+        writer.writeheader()
+        for number, name in enumerate(columns):
+            for place, pan in enumerate((PAN, "4111 1111-1111 1111", f"{PAN}@b.tn", f"order {PAN}, paid")):
+                writer.writerow({**clean, "transaction_id": f"T-{number}-{place}", name: pan})
+    kept = tmp_path / "kept.parquet"
+    found = read(tmp_path, path, mapping, keep=kept)
+    rows = rows_of(found)
+    assert kept in found.files
+    masked = {
+        name.partition(":")[0] for row in rows for name, value in row.items() if "411111******1111" in str(value)
+    }
+    assert masked >= {"transaction_id", "order_ref", "customer", "device", "metadata.note"}
+    for row in [*rows, *found.rejects]:
+        assert [name for name, value in row.items() if isinstance(value, str) and find_pans(value)] == []
+    assert found.rejects_file is not None
+    assert find_pans(found.rejects_file.read_text()) == []
 
 
 def test_second_steps_and_late_rows_are_found(tmp_path: Path, simple: Path) -> None:

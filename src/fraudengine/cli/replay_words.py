@@ -1,7 +1,8 @@
-"""The parts of a replay's summary that go by currency, label and merchant, in lines of at most 80 columns."""
+"""The parts of a replay's summary that go by currency, label, merchant and rule, in lines of at most 80 columns."""
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from ..replay.result import ReplayResult
 
 _MERCHANTS: Final = 20
+_RULES: Final = 20
+_NAME: Final = 37
+_WIDTH: Final = 80
 
 
 def breakdown(result: ReplayResult) -> list[str]:
@@ -50,3 +54,35 @@ def _change(sums: Cross, outcome: str) -> str:
     if not sums.recorded:
         return f"{share:.1f}%"
     return f"{share:.1f}% {100 * (sums.after(outcome) - sums.before(outcome)) / base:+.1f}"
+
+
+def rule_lines(result: ReplayResult) -> list[str]:
+    """For each rule of a side that matched: how often, how well, from when to when, and the amount it matched."""
+    rows = [row for row in result.rules.rows() if row["matches"]]
+    if not rows:
+        return ["no rule matched"]
+    lines: list[str] = []
+    for side in ("candidate", "champion"):
+        found = [row for row in rows if row["side"] == side]
+        if not found:
+            continue
+        lines.append(f"{'rule of the ' + side:<38}{'matches':>12}{'alone':>12}{'precision':>10}{'recall':>8}")
+        for row in found[:_RULES]:
+            lines += _rule(row)
+        if len(found) > _RULES:
+            lines.append(f"and {len(found) - _RULES:,} more rules")
+        lines.append("")
+    return lines[:-1]
+
+
+def _rule(row: dict[str, Any]) -> list[str]:
+    from ..replay.figures import money_text
+
+    name = row["rule"] + (" (shadow)" if row["mode"] == "shadow" else "")
+    above = wrap(name, _WIDTH) if len(name) > _NAME else []
+    precision, recall = ("" if row[part] is None else f"{row[part]:.1%}" for part in ("precision", "recall"))
+    figures = f"{row['matches']:>12,}{row['unique_matches']:>12,}{precision:>10}{recall:>8}"
+    amounts = [money_text(minor, currency) for currency, minor in sorted(row["minor_by_currency"] or ())]
+    span = f"{row['first_match']:%Y-%m-%d} to {row['last_match']:%Y-%m-%d}"
+    told = wrap("; ".join([span, *amounts]), _WIDTH - 4)
+    return [*above, f"{'' if above else name:<38}{figures}", *(f"    {line}" for line in told)]

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from ..cards import hide_pans
 from .budgeting import NAMED, budget_annotations, budget_object, budget_text
 from .options import Problem, configuration, data_option, state_option
-from .replay_words import breakdown
+from .replay_words import breakdown, rule_lines
 
 if TYPE_CHECKING:
     from ..replay.budget import Budget
     from ..replay.budget_check import BudgetReport
-    from ..replay.result import ReplayResult, ReplayTable
+    from ..replay.result import ReplayResult
 
 _MOMENT = click.DateTime(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
 _OUTCOMES: Final = ("accept", "challenge", "refuse")
@@ -176,12 +177,12 @@ def replay(
         if form == "json":
             click.echo(as_json(result, kept))
         else:
-            click.echo(summarise(result))
+            click.echo(hide_pans(summarise(result)))
         if kept is not None and form != "json":
-            click.echo(f"\n{budget_text(kept)}")
+            click.echo(hide_pans(f"\n{budget_text(kept)}"))
         if kept is not None and form == "github":
             for annotation in budget_annotations(kept):
-                click.echo(annotation)
+                click.echo(hide_pans(annotation))
         if report is not None:
             from ..replay.report import write_report
 
@@ -318,7 +319,7 @@ def summarise(result: ReplayResult) -> str:
     lines += ["", *_matrix(result), ""]
     lines += [f"{summary.flips:,} decided otherwise", ""]
     lines += breakdown(result)
-    lines += _rules(result.rules)
+    lines += rule_lines(result)
     lines += _silenced(result)
     return "\n".join(lines).rstrip()
 
@@ -336,24 +337,6 @@ def _matrix(result: ReplayResult) -> list[str]:
     return lines
 
 
-def _rules(table: ReplayTable) -> list[str]:
-    rows = [row for row in table.rows() if row["matches"]]
-    if not rows:
-        return ["no rule matched"]
-    lines = [
-        f"{'rule':<34}{'side':<11}{'matches':>12}{'alone':>12}{'precision':>11}{'recall':>9}  first to last match"
-    ]
-    for row in rows[:40]:
-        precision = "" if row["precision"] is None else f"{row['precision']:.1%}"
-        recall = "" if row["recall"] is None else f"{row['recall']:.1%}"
-        name = row["rule"] + (" (shadow)" if row["mode"] == "shadow" else "")
-        lines.append(
-            f"{name:<34}{row['side']:<11}{row['matches']:>12,}{row['unique_matches']:>12,}{precision:>11}{recall:>9}"
-            f"  {row['first_match']:%Y-%m-%d} to {row['last_match']:%Y-%m-%d}"
-        )
-    return lines
-
-
 def _silenced(result: ReplayResult) -> list[str]:
     lines = [
         f"  {row['fact']}: unknown in {row['transactions']:,} transactions; read by {', '.join(row['rules'])}"
@@ -366,13 +349,16 @@ def _silenced(result: ReplayResult) -> list[str]:
 
 
 def as_json(result: ReplayResult, kept: BudgetReport | None = None) -> str:
-    """Every table and the summary as one JSON object, and how the budget was kept."""
+    """Every table and the summary as one JSON object, and how the budget was kept; no card number is in it."""
     import json
     from dataclasses import asdict
 
+    from ..replay.exports import hide_in
+
     tables = {name: table.rows() for name, table in result.tables.items()}
     kept_object = {} if kept is None else {"budget": budget_object(kept)}
-    return json.dumps({"summary": asdict(result.summary), **tables, **kept_object}, default=str, indent=2)
+    whole = hide_in({"summary": asdict(result.summary), **tables, **kept_object})
+    return json.dumps(whole, default=str, indent=2)
 
 
 # ---- generate -------------------------------------------------------------------------------------

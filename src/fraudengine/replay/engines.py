@@ -5,6 +5,7 @@ Both read the history from Parquet and hand the decisions to DuckDB, in which ev
 
 from __future__ import annotations
 
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from ..diagnostics import FraudengineError
 
 Progress: TypeAlias = Callable[[str, float], None]
 DECIDED = "decided"
+_CONNECT_S = 5.0
 
 
 class EngineUnavailable(FraudengineError):
@@ -153,6 +155,8 @@ class SparkEngine:
         self._work = work
         self._progress = progress
         self._parts = 0
+        if master.startswith("spark://"):
+            _require_master(master)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -211,3 +215,15 @@ class SparkEngine:
 
     def close(self) -> None:
         self._session.stop()
+
+
+def _require_master(master: str) -> None:
+    """Raises EngineUnavailable when no address of `spark://host:port,…` answers; Spark itself tries for long."""
+    for address in master.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        except (OSError, OverflowError, ValueError):
+            continue
+        return
+    raise EngineUnavailable(f"no Spark master answers at {master}: check host and port, and that it runs")

@@ -276,11 +276,18 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-def _hidden(value: Any) -> Any:
-    """The value with no card number in any text of it."""
-    if isinstance(value, str):
-        return hide_pans(value)
-    return [_hidden(item) for item in value] if isinstance(value, list) else value
+def hide_in(value: Any) -> Any:
+    """The value with no card number in any text of it, however deep it lies."""
+    match value:
+        case str():
+            return hide_pans(value)
+        case list():
+            return [hide_in(item) for item in value]
+        case tuple():  # an entry of a map
+            return tuple(hide_in(item) for item in value)
+        case dict():
+            return {hide_in(key): hide_in(item) for key, item in value.items()}
+    return value
 
 
 class _Parquet:
@@ -291,7 +298,7 @@ class _Parquet:
         schema, number = table.arrow.schema, 0
         with pq.ParquetWriter(self._directory / f"{table.name}.parquet", schema, compression="zstd") as file:
             for batch in batches:
-                rows = [{name: _hidden(value) for name, value in row.items()} for row in batch.to_pylist()]
+                rows = [{name: hide_in(value) for name, value in row.items()} for row in batch.to_pylist()]
                 file.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
                 number += batch.num_rows
         return number
