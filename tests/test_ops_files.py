@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from fraudengine.api.problems import KINDS
 from fraudengine.cards import luhn_ok
 from fraudengine.cli import program
-from fraudengine.config import render_settings
+from fraudengine.config import Config, render_settings
 from fraudengine.published_cards import CARDS, render_cards
 
 from .running import REPOSITORY, Service, running_service
@@ -86,3 +88,45 @@ def test_in_live_they_are_cards_like_any_other(tmp_path: Path) -> None:
     with running_service(tmp_path / "live", {"FRAUDENGINE_ENVIRONMENT": "live"}) as live:
         answer = live.screen(card={"pan": CARDS[0].visa, "country": "TN"}).json()
         assert (answer["decision"], answer["reason"]["code"]) == ("accept", "NO_RULE_MATCHED")
+
+
+# ---- systemd and container --------------------------------------------------------------------------
+
+UNIT = PAGE.with_name("fraudengine.service")
+CONTAINERFILE = PAGE.with_name("Containerfile")
+
+
+@pytest.mark.parametrize("path", [UNIT, CONTAINERFILE], ids=lambda path: path.name)
+def test_settings_of_unit_and_container_exist(path: Path) -> None:
+    named = set(re.findall(r"FRAUDENGINE_([A-Z_]+)=", path.read_text()))
+    assert len(named) >= 4
+    assert {name.lower() for name in named} <= set(Config.model_fields)
+
+
+@pytest.mark.parametrize("path", [UNIT, CONTAINERFILE], ids=lambda path: path.name)
+def test_unit_and_container_start_the_program_as_it_is(path: Path) -> None:
+    command = program.get_command(click.Context(program), "serve")
+    assert command is not None
+    assert "--workers" in {option for parameter in command.params for option in parameter.opts}
+    assert re.search(r'serve"?,? "?--workers"?,? "?2', path.read_text())
+    assert "card.key" in path.read_text(), "the key is handed over as a file"
+    assert "CARD_KEY=" not in path.read_text(), "and never in the environment"
+
+
+def test_the_container_runs_as_nobody_of_importance_from_files_that_exist() -> None:
+    lines = CONTAINERFILE.read_text().splitlines()
+    (user,) = (line.split()[1] for line in lines if line.startswith("USER "))
+    assert int(user) >= 1000
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    assert copied
+    assert all((REPOSITORY / name).exists() for names in copied for name in names)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """The program's path is that of an installation, so a copy of the unit names something that is here."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
+    ran = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    complaints = [line for line in ran.stderr.splitlines() if UNIT.name in line]
+    assert (ran.returncode, complaints) == (0, [])
