@@ -56,10 +56,10 @@ imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 pytest: $(STAMP)
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not long"
+	$(BIN)/pytest -q -n 2 -m "not long"
 
 test-long: $(STAMP)
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	$(BIN)/pytest -q -n 2
 
 bench-engine: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_engine

@@ -21,6 +21,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,10 +32,19 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from sqlite_utils import Database, Migrations
-
 from . import velocity_index, velocity_tail
 from .diagnostics import StoreUnavailable
+
+# sqlite_utils imports pandas and numpy where they are installed, for column types that nothing here has: more than
+# half a second at each start of a command or a worker. Meanwhile those that are not there yet count as absent.
+_hidden = [name for name in ("pandas", "numpy") if name not in sys.modules]
+for _name in _hidden:
+    sys.modules[_name] = None  # type: ignore[assignment]  # what importlib takes for "there is none"
+try:
+    from sqlite_utils import Database, Migrations
+finally:
+    for _name in _hidden:
+        del sys.modules[_name]
 
 __all__ = [
     "Database",
