@@ -12,7 +12,9 @@ import json
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -173,6 +175,11 @@ _INSERTS_WITHOUT_COUNTERS: Final = tuple(
     " ON CONFLICT (transaction_hash, request_hash) DO NOTHING"
     for rows in range(1, _ROWS_PER_INSERT + 1)
 )
+_KNOWN_WHERE: Final = (
+    "SELECT transaction_hash FROM screenings INDEXED BY screenings_request WHERE transaction_hash IN"
+)
+_KNOWN: Final = tuple(f"{_KNOWN_WHERE} ({', '.join('?' * rows)})" for rows in range(_ROWS_PER_INSERT + 1))
+_KNOWN_OF_MANY: Final = f"{_KNOWN_WHERE} (SELECT value FROM json_each(?))"
 _CHECKPOINT_ROWS: Final = 2_000
 
 RuleFiles: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # rule set, (path, text) of each file
@@ -248,14 +255,17 @@ class BatchWriter:
             return written
         connection.execute("BEGIN IMMEDIATE")
         self._write_names(connection, entries, files)
-        doubtful = find_overtaken(connection, entries)
+        known = self._known_transactions(connection, entries)
+        doubtful = []
+        if known or any(entry.record.presumed for entry in entries):
+            doubtful = find_overtaken(connection, entries)
         taken = entries
         if doubtful:
             again = set(doubtful)
             taken = [entry for entry in entries if entry not in again]
         for start in range(0, len(taken), _ROWS_PER_INSERT):
             doubtful += self._insert(connection, taken[start : start + _ROWS_PER_INSERT])
-        self._write_events(connection, taken, doubtful)
+        self._write_events(connection, taken, doubtful, known)
         connection.execute("COMMIT")
         return doubtful
 
@@ -329,6 +339,7 @@ class BatchWriter:
         connection: sqlite3.Connection,
         entries: Sequence[PendingRecord],
         doubtful: Sequence[PendingRecord],
+        known: AbstractSet[int],
     ) -> None:
         """The velocity rows of the batch, by the series that are registered in this very transaction."""
         generation = read_generation(connection)
@@ -348,7 +359,7 @@ class BatchWriter:
             return
         if doubtful:  # another process may have recorded some of these calls
             indexed = self._recorded_now(connection, indexed)
-        again = self._repeated(connection, indexed)
+        again = known & {one.transaction_hash for one in indexed}
         append_to_tail(connection, events_of([one for one in indexed if one.transaction_hash not in again]))
         if again:
             ids = {one.screening_id for one in indexed}
@@ -372,14 +383,17 @@ class BatchWriter:
         return [one for one in indexed if one.screening_id in ids]
 
     @staticmethod
-    def _repeated(connection: sqlite3.Connection, indexed: Sequence[IndexedScreening]) -> set[int]:
-        """The transactions among these that have other screenings as well, in the log or in this batch."""
-        rows = connection.execute(
-            "SELECT transaction_hash FROM screenings INDEXED BY screenings_request"
-            " WHERE transaction_hash IN (SELECT value FROM json_each(?)) GROUP BY 1 HAVING count(*) > 1",
-            (json.dumps([one.transaction_hash for one in indexed]),),
-        ).fetchall()
-        return {row[0] for row in rows}
+    def _known_transactions(connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> set[int]:
+        """The hashes of those transactions that have a screening in the log, or another one in this batch."""
+        hashes = [entry.transaction_hash for entry in entries]
+        if len(hashes) <= _ROWS_PER_INSERT:
+            rows = connection.execute(_KNOWN[len(hashes)], hashes).fetchall()
+        else:
+            rows = connection.execute(_KNOWN_OF_MANY, (json.dumps(hashes),)).fetchall()
+        known = {row[0] for row in rows}
+        if len(set(hashes)) < len(hashes):
+            known.update(found for found, count in Counter(hashes).items() if count > 1)
+        return known
 
     def _insert(self, connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> list[PendingRecord]:
         if not entries:
