@@ -6,8 +6,10 @@ import io
 import json
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -88,7 +90,8 @@ def test_blacklist_a_card_and_the_next_payment_with_it_is_refused(service: Servi
     )
     explained = run(service, "explain", refused["screening_id"])
     assert explained.exit_code == 0, explained.output
-    for word in ("stolen", "SUP-1107", "amina", f"run-time entry {entry['id']}", entry["added"][:10]):
+    added_on = datetime.fromisoformat(entry["added"]).astimezone(ZoneInfo("Africa/Tunis")).date().isoformat()
+    for word in ("stolen", "SUP-1107", "amina", f"run-time entry {entry['id']}", added_on):
         assert word in explained.output
     removed = service.client.delete(
         f"{ENTRIES.format('carthage-market', 'blacklist')}/{entry['id']}",
