@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from typing import Any, Final, TypeAlias
 
 from starlette.types import Receive, Scope, Send
@@ -45,6 +46,7 @@ class _Room:
     made_at = 0.0
 
 
+_CONNECTED: Final = itertools.count()  # uvloop's clock stands still within a round: times of arrival may be equal
 _ROOM: Final = _Room()
 
 
@@ -115,13 +117,13 @@ class BoundedHttp(HttpToolsProtocol):
         self._direct = _DirectCycle(self._done)
         self._at_rest = True  # the parser has read whole requests, and nothing of the next one
         self._idle_since = 0.0  # until the first answer
-        self._connected_at = 0.0
+        self._connected_at, self._number = 0.0, 0
         self._found_no_room = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._late = self.loop.call_later(ARRIVAL_SECONDS, self._end_late)
-        self._connected_at = self.loop.time()
+        self._connected_at, self._number = self.loop.time(), next(_CONNECTED)
         if self._most is not None and len(self.connections) > self._most:
             self._make_room(self._most)
 
@@ -142,9 +144,9 @@ class BoundedHttp(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _worth(self) -> tuple[bool, float, float]:
+    def _worth(self) -> tuple[bool, float, int]:
         """Orders connections that wait: the least is closed first, one on which a further request arrives last."""
-        return self._idle_since > 0 and self._late is not None, self._idle_since, self._connected_at
+        return self._idle_since > 0 and self._late is not None, self._idle_since, self._number
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._late is not None:
