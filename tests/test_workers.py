@@ -176,8 +176,8 @@ def test_stopping_answers_what_was_accepted(tmp_path: Path) -> None:
                 with httpx.Client(base_url=service.url, timeout=30, headers=service.client.headers) as client:
                     body = TRANSACTION | {"transaction_id": f"S{number}"}
                     given = client.post("/v1/screenings", json=body)
-            except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
-                return 0  # came after the stop, or stood in a queue when it came: nobody had read it
+            except httpx.ConnectError:
+                return 0  # came after the stop
             if number == 40:
                 service.process.send_signal(signal.SIGTERM)
             return given.status_code

@@ -28,6 +28,7 @@ from .structured_log import Trace
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
+UNREAD_SECONDS: Final = 0.2  # how long a stop still reads what had arrived by then
 ROOM_SECONDS: Final = 0.02  # how often room is made for newcomers at most: it looks at every connection
 
 _WITH_A_WILL_OF_THEIR_OWN: Final = frozenset({b"transfer-encoding", b"connection", b"upgrade", b"expect"})
@@ -147,6 +148,10 @@ class BoundedHttp(HttpToolsProtocol):
     def _worth(self) -> tuple[bool, float, int]:
         """Orders connections that wait: the least is closed first, one on which a further request arrives last."""
         return self._idle_since > 0 and self._late is not None, self._idle_since, self._number
+
+    def shutdown(self) -> None:
+        """Begins the graceful stop: a request that stands unread in the socket came before it and is answered."""
+        self.loop.call_later(UNREAD_SECONDS, super().shutdown)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._late is not None:

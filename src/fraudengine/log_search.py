@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from . import store
+from .decision_log import RecordedScreening
 from .diagnostics import StoreUnavailable
 from .list_entries import time_text
 from .money import format_minor
@@ -54,26 +55,10 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The columns of a screening that was found; times are UTC microseconds."""
-
-    id: int
-    merchant: str
-    transaction_id: str
-    at_us: int
-    answered_us: int
-    currency: str
-    minor: int
-    outcome: str
-    code: str
-    revision: str
-
-
-@dataclass(frozen=True, slots=True)
 class Page:
     """What one call found, newest first; `next` is where the next one goes on, None at the end."""
 
-    found: tuple[Found, ...]
+    found: tuple[RecordedScreening, ...]
     next: int | None
 
 
@@ -130,7 +115,7 @@ class LogSearch:
         tests, values = _tests(search, merchant_id)
         term = _term(search, merchant_id)
         reached = self._reached() if term is not None else 0
-        found: list[Found] = []
+        found: list[RecordedScreening] = []
         left = EXAMINED
         is_plain = term is None and search.outcome is None and search.code is None
         self._at_a_time = min(limit, _AT_A_TIME) if is_plain else _AT_A_TIME  # of a plain search every row fits
@@ -151,7 +136,7 @@ class LogSearch:
                 (json.dumps(ids), *values),
             )
             for row in rows:
-                found.append(Found(*row))
+                found.append(RecordedScreening(*row))
                 if len(found) == limit:
                     is_last = at_end and row[0] == ids[-1]
                     return Page(tuple(found), None if is_last else int(row[0]))
@@ -170,7 +155,7 @@ class LogSearch:
             f" WHERE transaction_hash = ? AND id >= ? AND id < ?) x {_JOINS} WHERE {tests} ORDER BY s.id DESC",
             (store.transaction_hash(search.merchant, search.transaction_id), low, high, *values),
         ).fetchall()
-        return Page(tuple(Found(*row) for row in rows), None)
+        return Page(tuple(RecordedScreening(*row) for row in rows), None)
 
     # ---- what the index does not reach yet --------------------------------------------------------
 
@@ -182,7 +167,7 @@ class LogSearch:
         ).fetchone()
         return None if found[0] is None else int(found[0])
 
-    def _scan(self, search: Search, merchant_id: int | None, low: int, high: int) -> list[Found]:
+    def _scan(self, search: Search, merchant_id: int | None, low: int, high: int) -> list[RecordedScreening]:
         tests, values = _tests(search, merchant_id)
         if search.order_ref is not None:  # cheaper than reading every document as JSON
             tests = f"instr(s.document, CAST(? AS BLOB)) > 0 AND {tests}"
@@ -192,7 +177,7 @@ class LogSearch:
             f" WHERE s.id >= ? AND s.id < ? AND {tests}) x {_JOINS} ORDER BY s.id DESC",
             (low, high, *values),
         )
-        return [Found(*row) for row in rows]
+        return [RecordedScreening(*row) for row in rows]
 
     # ---- candidates -------------------------------------------------------------------------------
 
@@ -265,7 +250,7 @@ class LogSearch:
             return 0
 
 
-def found_object(one: Found) -> dict[str, str]:
+def found_object(one: RecordedScreening) -> dict[str, str]:
     """A screening as a search answers it, in JSON's terms."""
     return {
         "screening_id": store.screening_id_text(one.id),

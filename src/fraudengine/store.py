@@ -54,6 +54,7 @@ __all__ = [
     "WorkerSlot",
     "claim_worker_slot",
     "explain_error",
+    "lock_file",
     "open_database",
     "parse_screening_id",
     "request_hash",
@@ -380,26 +381,36 @@ class WorkerSlot:
             self._descriptor = -1
 
 
+def lock_file(name: Path) -> int | None:
+    """A descriptor that holds the lock of a file, made when it is missing; None when another process holds it.
+
+    `flock`: the kernel frees it when the process dies. Closing the descriptor frees it too; the file stays behind
+    empty. Raises StoreUnavailable.
+    """
+    try:
+        descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"cannot open {name}: {error.strerror}; check the directory and its owner"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreUnavailable(f"cannot lock {name}: {error.strerror}; it must lie on a local disk") from error
+    return descriptor
+
+
 def claim_worker_slot(path: Path) -> WorkerSlot:
     """The lowest number that no other open log on this file holds: two workers never make the same id.
 
-    Held through `flock` on `<file>.worker-NNN`, which stays behind empty. Raises StoreUnavailable.
+    Held through the lock of `<file>.worker-NNN`. Raises StoreUnavailable.
     """
     for number in range(1 << WORKER_BITS):
-        name = path.with_name(f"{path.name}.worker-{number:03d}")
-        try:
-            descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"cannot open {name}: {error.strerror}; check the directory and its owner"
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            continue
-        except OSError as error:
-            os.close(descriptor)
-            raise StoreUnavailable(f"cannot lock {name}: {error.strerror}; it must lie on a local disk") from error
-        return WorkerSlot(number, descriptor)
+        descriptor = lock_file(path.with_name(f"{path.name}.worker-{number:03d}"))
+        if descriptor is not None:
+            return WorkerSlot(number, descriptor)
     raise StoreUnavailable(f"{1 << WORKER_BITS} workers write to {path} already")

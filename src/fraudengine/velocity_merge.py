@@ -12,7 +12,6 @@ and one that power takes away was not the only copy.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -116,20 +115,12 @@ class TailMerge:
 @contextmanager
 def _only_one(path: Path) -> Iterator[bool]:
     """Whether this process is the one that merges."""
-    name = path.with_name(f"{path.name}.merging")
+    descriptor = store.lock_file(path.with_name(f"{path.name}.merging"))
     try:
-        descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"cannot open {name}: {error.strerror}; check the directory and its owner"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class MergeThread:

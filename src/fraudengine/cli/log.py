@@ -14,9 +14,10 @@ from ..archive import KEPT_DAYS, archive_month, old_months
 from ..audit import AuditLog
 from ..cards import FINGERPRINT, Pan
 from ..config import Config
+from ..decision_log import RecordedScreening
 from ..diagnostics import InvalidTransaction
 from ..list_entries import read_time
-from ..log_search import Found, LogSearch, Search, found_object
+from ..log_search import LogSearch, Search, found_object
 from ..retention import purge
 from ..search_index import SearchIndex
 from ..store import parse_screening_id
@@ -109,7 +110,7 @@ def _instant(option: str, text: str | None) -> int | None:
     return found
 
 
-def _in_words(one: Found) -> str:
+def _in_words(one: RecordedScreening) -> str:
     told = found_object(one)
     amount = f"{told['amount']} {told['currency']}"
     return (
