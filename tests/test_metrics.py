@@ -164,6 +164,7 @@ def test_a_trace_goes_in_and_out_and_into_the_log(service: Service) -> None:
         b"00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
         b"ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         b"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        b"00-4111111111111111aaaaaaaaaaaaaaaa-00f067aa0ba902b7-01",  # it holds a card number
     ],
     ids=repr,
 )

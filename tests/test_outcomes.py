@@ -57,6 +57,7 @@ def test_a_report(fields: dict[str, str], code: str) -> None:
         ({"outcome": "refunded", "amount": "0"}, "amount"),
         ({"outcome": "refunded", "amount": "1.0001"}, "amount"),
         ({"outcome": "refunded", "reference": PAN}, "reference"),
+        ({"outcome": "declined", "code": PAN[:8], "reference": PAN[8:]}, "reference"),
         ({"outcome": "fraud", "at": "yesterday"}, "at"),
         ({"outcome": "fraud", "at": "2026-11-25T10:15:01Z"}, "at"),
     ],

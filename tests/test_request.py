@@ -176,6 +176,8 @@ def test_eci(sent: Any, kept: str | None) -> None:
         ("+1", None),
         ("+" + "9" * 40, None),
         ("+378282246310005", None),  # a card number
+        ("+(3782) 822463 10005", None),
+        ("+\uff13\uff17\uff18\uff12822463-(10005)", None),
         ("\x00", None),
     ],
 )

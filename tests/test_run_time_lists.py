@@ -246,6 +246,7 @@ def test_values_are_normalised(kind: ListKind, text: str, value: str) -> None:
         (ListKind.DEVICE, "4111/1111/1111/1111"),
         (ListKind.EMAIL, f"{PAN}@example.tn"),
         (ListKind.PHONE, PAN),
+        (ListKind.PHONE, "+(3782) 822463 10005"),
         (ListKind.BIN, "41111"),
         (ListKind.BIN, "411111111111"),
         (ListKind.COUNTRY, "XX"),

@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import stat
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -341,18 +342,25 @@ def parse_masked_pan(text: str, field_name: str = "card.masked_pan") -> tuple[st
 
 # --- numbers in free text -----------------------------------------------------------------------------------
 
-_MANY_DIGITS: Final = re.compile(r"(?<![0-9])[0-9](?:[ -]?[0-9]){12,}")
+_MANY_DIGITS: Final = re.compile(r"(?<![0-9])[0-9](?:[ ./_-]?[0-9]){12,}")
+# A dot, slash or underscore separates groups of four digits and more only: amounts and dates are no card numbers.
+_SMALL_GROUP: Final = re.compile(r"(?<![0-9])[0-9]{1,3}[./_]|[./_][0-9]{1,3}(?![0-9])")
 _GROUP: Final = re.compile(r"[0-9]+")
+_NO_DIGITS: Final = re.compile(r"[^0-9]+")
+_MAY_HOLD_PAN: Final = re.compile(r"\d(?:[\W_]?\d){12}")
 
 
 def find_pans(text: str) -> list[tuple[int, int]]:
     """Where card numbers stand in any text, as `(start, end)` in order; overlapping finds are one stretch.
 
-    A card number is 13 to 19 digits, single spaces or dashes allowed between, that pass Luhn and have a prefix
-    and length that one scheme uses. Digits that touch it make it another number, so that long reference
-    numbers are rarely hit; about one in ten order numbers of 16 digits that begin like a card still is.
+    A card number is 13 to 19 digits of any script, single spaces or dashes allowed between (and dots, slashes
+    and underscores between groups of four or more), that pass Luhn and have a prefix and length that one scheme
+    uses. Digits that touch it make it another number, so that long reference numbers are rarely hit; about one
+    in ten order numbers of 16 digits that begin like a card still is.
     """
     found: list[tuple[int, int]] = []
+    if not text.isascii() and _MAY_HOLD_PAN.search(text) is not None:
+        text = _plain(text)
     for run in _MANY_DIGITS.finditer(text):
         groups = [match.span() for match in _GROUP.finditer(text, *run.span())]
         for first, (start, _) in enumerate(groups):
@@ -361,12 +369,24 @@ def find_pans(text: str) -> list[tuple[int, int]]:
                 digits += text[begin:end]
                 if len(digits) > 19:
                     break
-                if len(digits) >= 13 and _has_card_form(digits):
+                if len(digits) >= 13 and _has_card_form(digits) and not _SMALL_GROUP.search(text[start:end]):
                     if found and start < found[-1][1]:
                         found[-1] = (found[-1][0], max(end, found[-1][1]))
                     else:
                         found.append((start, end))
     return found
+
+
+def _plain(text: str) -> str:
+    """The text, character by character, with ASCII digits for those of other scripts, and so spaces and dashes."""
+    return text if text.isascii() else "".join(map(_plain_character, text))
+
+
+def _plain_character(character: str) -> str:
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    category = unicodedata.category(character)
+    return " " if category == "Zs" else "-" if category == "Pd" or character == "\u2212" else character
 
 
 def _has_card_form(digits: str) -> bool:
@@ -395,7 +415,7 @@ def _replace_pans(text: str, key: CardKey | None) -> str:
         pieces: list[str] = []
         done = 0
         for start, end in found:
-            digits = text[start:end].translate(_SEPARATORS)
+            digits = _NO_DIGITS.sub("", _plain(text[start:end]))
             mark = f"#{key._hash('identifier ' + digits)[:8]}" if key is not None else ""
             pieces += (text[done:start], _mask(digits), mark)
             done = end

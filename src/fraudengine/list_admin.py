@@ -89,7 +89,7 @@ class ListAdmin:
     def _rule_set(self, merchant: str) -> RuleSet:
         rule_sets = self._rule_sets()
         found = rule_sets.get(merchant) if merchant != self._platform else None
-        if found is None and self._fall_back and merchant != self._platform:
+        if found is None and self._fall_back and merchant != self._platform and not holds_card_number(merchant):
             found = rule_sets.get(self._platform)
         if found is None:
             raise UnknownMerchant(merchant)

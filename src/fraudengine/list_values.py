@@ -96,6 +96,8 @@ def read_value(kind: ListKind, text: str) -> str:
     if value is None or isinstance(value, Wrong):
         hint = value.hint if isinstance(value, Wrong) and kind in _HINTS else ""
         raise InvalidEntry("value", f"{WHAT_IT_IS[kind]}; {hint}" if hint else WHAT_IT_IS[kind])
+    if kind is ListKind.PHONE and find_pans(value):  # brackets and words stood between its digits
+        raise InvalidEntry("value", IS_CARD_NUMBER)
     return value
 
 

@@ -94,6 +94,8 @@ def read_report(
         raise InvalidOutcome("amount", "goes with `refunded` only")
     else:
         code = " ".join(part for part in (code, reference) if part)
+    if find_pans(code):
+        raise InvalidOutcome("reference", "makes a card number with `code`, which is never stored")
     return OutcomeReport(kind, code, at_us)
 
 

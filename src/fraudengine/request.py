@@ -419,9 +419,13 @@ def _read_email(text: str) -> str:
     return address
 
 
+_SHORTEST_PAN: Final = 13
+
+
 def _read_phone(text: str) -> str | None:
     """The number as +216…, or None: a payment does not fail for a telephone number that is none."""
-    return None if find_pans(text) else normalise_phone(text)
+    found = None if find_pans(text) else normalise_phone(text)
+    return None if found is not None and len(found) > _SHORTEST_PAN and find_pans(found) else found
 
 
 def _read_metadata(values: Mapping[str, Any]) -> dict[str, MetadataValue]:

@@ -17,7 +17,8 @@ MAX_BYTES: Final = 1_000_000
 HIDDEN_DIGIT: Final = "X"
 
 _DIGITS: Final = str.maketrans("0123456789", HIDDEN_DIGIT * 10)
-_MAY_HOLD_CARD: Final = re.compile(r"[0-9](?:[ -]?[0-9]){12}")
+_ANY_DIGIT: Final = re.compile(r"\d")
+_MAY_HOLD_CARD: Final = re.compile(r"\d(?:[\W_]?\d){12}")
 _LONG: Final = re.compile(r"[0-9]{13,}")
 # Line ends of a folded or continued value: YAML joins the lines with one space or with nothing.
 _FOLD: Final = re.compile(r"[ \t]*\\?\r?\n[ \t]*\\?")
@@ -147,6 +148,6 @@ def _hide(text: str, places: Iterable[tuple[int, int]]) -> str:
     pieces: list[str] = []
     done = 0
     for start, end in places:
-        pieces += (text[done:start], text[start:end].translate(_DIGITS))
+        pieces += (text[done:start], _ANY_DIGIT.sub(HIDDEN_DIGIT, text[start:end]))
         done = end
     return "".join(pieces) + text[done:]
