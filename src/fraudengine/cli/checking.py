@@ -13,6 +13,7 @@ import click
 
 from ..assembly import open_data
 from ..backends.online import OnlineRuleSet
+from ..cards import hide_pans
 from ..decision import Match
 from ..diagnostics import (
     DataFileError,
@@ -200,7 +201,7 @@ class _NoMatches:
 def print_diagnostics(found: Iterable[Diagnostic], sources: Mapping[str, str], directory: Path, form: str) -> None:
     """Paths are shown as the reader would open them: below the rule directory as it was named."""
     items = [_below(item, directory) for item in found]
-    texts = {str(directory / path): text for path, text in sources.items()}
+    texts = {hide_pans(str(directory / path)): text for path, text in sources.items()}
     if form == "json":
         click.echo(render_json(items))
     for item in items:
@@ -212,7 +213,7 @@ def print_diagnostics(found: Iterable[Diagnostic], sources: Mapping[str, str], d
 
 def _below(item: Diagnostic, directory: Path) -> Diagnostic:
     def moved(span: Span) -> Span:
-        return replace(span, path=str(directory / span.path))
+        return replace(span, path=hide_pans(str(directory / span.path)))
 
     also = tuple((moved(span), note) for span, note in item.also)
     return replace(item, span=moved(item.span), also=also)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from ..cards import hide_pans
 from ..diagnostics import Diagnostic, Severity, render_text
 from ..rules.check import check_text
 from ..rules.fmt import CannotFormat, format_text
@@ -49,7 +50,7 @@ def fmt(paths: tuple[Path, ...], only_check: bool, rules: Path | None) -> None:
             if not only_check:
                 write_atomically(path, formatted)
     for path in changed:
-        click.echo(f"{'would change' if only_check else 'changed'} {path}")
+        click.echo(hide_pans(f"{'would change' if only_check else 'changed'} {path}"))
     kept = len(files) - len(changed) - refused
     said = f", {refused} left alone because of mistakes" if refused else ""
     word = "would change" if only_check else "changed"
@@ -85,8 +86,8 @@ def _formatted(path: Path, text: str | None, mistakes: list[Diagnostic]) -> str:
 def _explain(path: Path, text: str, problem: CannotFormat) -> None:
     sources = {str(path): text_for_display(text)}
     for item in problem.diagnostics:
-        click.echo(render_text(item, sources) + "\n", err=True)
-    click.echo(f"{path} is left as it is: {problem}", err=True)
+        click.echo(hide_pans(render_text(item, sources)) + "\n", err=True)
+    click.echo(hide_pans(f"{path} is left as it is: {problem}"), err=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

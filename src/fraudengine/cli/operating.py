@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from ..backup import back_up
 from ..backup import restore as restore_backup
+from ..cards import hide_pans
 from ..doctor import Verdict, examine
 from .options import configuration, data_option, format_option, rules_option, state_option
 
@@ -27,7 +29,7 @@ def doctor(rules: Path | None, state: Path | None, data_directory: Path | None, 
     Give it the service's own settings and run it as the service's user. It changes nothing.
     """
     config = configuration(rules=rules, state=state, data=data_directory, format=output)
-    findings = examine(config)
+    findings = [replace(one, text=hide_pans(one.text)) for one in examine(config)]
     if config.format == "json":
         rows = [{"verdict": one.verdict.value, "check": one.check, "text": one.text} for one in findings]
         click.echo(json.dumps(rows, indent=2))

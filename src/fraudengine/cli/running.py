@@ -207,8 +207,8 @@ def status(url: str | None, state: Path | None, output: str | None) -> None:
     host = f"[{config.host}]" if ":" in config.host else config.host
     scheme = "https" if config.ssl_certfile is not None else "http"
     address = (url or f"{scheme}://{host}:{config.port}").rstrip("/")
-    asked = urllib.request.Request(f"{address}/readyz", headers=_key_header(config, address))
     try:
+        asked = urllib.request.Request(f"{address}/readyz", headers=_key_header(config, address))
         with urllib.request.urlopen(asked, timeout=5) as response:
             found = json.load(response)
     except urllib.error.HTTPError as error:

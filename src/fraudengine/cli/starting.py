@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..cards import find_pans, hide_pans
 from ..diagnostics import RuleFilesRefused
 from ..new_merchant import starting_files
 from ..rules.ast import RuleSet
@@ -41,6 +42,8 @@ def merchant(name: str, description: str, rules: Path | None) -> None:
         raise Problem(f"`{name}` cannot be a merchant's name: {reason}", 2)
     if any(not character.isprintable() for character in description) or len(description) > 1000:
         raise Problem("the description is one line of at most 1000 characters", 2)
+    if find_pans(name) or find_pans(description):
+        raise Problem("a card number is in the name or the description; it must be in no rule file", 2)
     directory = configuration(rules=rules).rules
     parent = _house_rules(directory)
     folder = directory / "merchants"
@@ -54,10 +57,9 @@ def merchant(name: str, description: str, rules: Path | None) -> None:
     for path, content in zip(targets, (files.rules, files.tests), strict=True):
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
-        click.echo(f"wrote {path}")
-    click.echo(
-        f"next: edit {targets[0]}, then run: fraudengine check && fraudengine test && fraudengine show {name}"
-    )
+        click.echo(hide_pans(f"wrote {path}"))
+    then = f"then run: fraudengine check && fraudengine test && fraudengine show {name}"
+    click.echo(hide_pans(f"next: edit {targets[0]}, {then}"))
 
 
 def _house_rules(directory: Path) -> RuleSet | None:

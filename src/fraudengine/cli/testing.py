@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ..assembly import open_data
+from ..cards import hide_pans
 from ..diagnostics import Diagnostic, RuleFilesRefused, Span, UnknownMerchant, to_json_object
 from ..engine import Engine, ReadyRuleSet
 from ..enrich import Enricher
@@ -109,7 +110,7 @@ def _run_files(
     run, engine = _Run(), Engine()
     ready: dict[str, ReadyRuleSet] = {}
     for path in files:
-        shown = str(directory / path)
+        shown = hide_pans(str(directory / path))
         try:
             _run_file(run, shown, directory / path, library, engine, enricher, ready, name_filter.lower())
         except RuleFilesRefused as refused:
