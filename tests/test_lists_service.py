@@ -85,7 +85,7 @@ def test_blacklist_a_card_and_the_next_payment_with_it_is_refused(service: Servi
     assert (kept["id"], kept["reason"], kept["author"], kept["added"]) == (
         entry["id"],
         "stolen",
-        "amina",
+        "amina (by key development)",
         entry["added"],
     )
     explained = run(service, "explain", refused["screening_id"])
@@ -97,11 +97,51 @@ def test_blacklist_a_card_and_the_next_payment_with_it_is_refused(service: Servi
         f"{ENTRIES.format('carthage-market', 'blacklist')}/{entry['id']}",
         params={"reason": "found", "ticket": "SUP-1108", "author": "sami"},
     )
-    assert (removed.status_code, removed.json()["state"], removed.json()["removed_by"]) == (200, "removed", "sami")
+    assert (removed.status_code, removed.json()["state"]) == (200, "removed")
+    assert removed.json()["removed_by"] == "sami (by key development)"
     assert screen(service, "B-3", PANS[0])["decision"] == "accept"
     then = {"as_of": entry["added"]}
     page = service.client.get(ENTRIES.format("carthage-market", "blacklist"), params=then).json()
     assert [row["id"] for row in page["entries"]] == [entry["id"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", "development"),
+        ("development", "development"),
+        ("amina", "amina (by key development)"),
+        ("amina (by key development)", "amina (by key development)"),
+        ("amina (by key other)", "amina (by key other) (by key development)"),
+        ("x" * 256, "x" * 256 + " (by key development)"),
+    ],
+    ids=["nobody", "the owner", "another", "signed already", "signed by another", "longest"],
+)
+def test_nobody_signs_for_another_without_its_being_told(service: Service, given: str, kept: str) -> None:
+    """Every route that writes: what is sent as author is kept with the owner of the key behind it."""
+    address, note = ENTRIES.format("carthage-market", "trusted_customers"), {"author": given}
+    signed = {}
+    for way in ("by id", "by value"):
+        entry = service.client.post(address, json={"value": f"s-{way}", **note}).json()
+        signed[f"added, {way}"] = entry["author"]
+        by_id = way == "by id"
+        where, which = (f"{address}/{entry['id']}", {}) if by_id else (address, {"value": f"s-{way}"})
+        removed = service.client.delete(where, params=note | which)
+        signed[f"removed, {way}"] = removed.json()["removed_by"]
+    table = f"value,author\ns-own,{given}\ns-note,\n"
+    imported = service.client.post(address.replace("entries", "import"), params=note, content=table)
+    assert imported.status_code == 201, imported.text
+    for row in service.client.get(address, params={"search": "s-"}).json()["entries"]:
+        signed[f"imported {row['value']}"] = row["author"]
+        service.client.delete(f"{address}/{row['id']}")
+    screening = screen(service, f"S-{kept[:40]}", PANS[1])["screening_id"]
+    listed = service.client.post(f"/v1/screenings/{screening}/blacklist", json=note).json()
+    signed["blacklisted"] = listed["author"]
+    service.client.delete(f"{ENTRIES.format('carthage-market', 'blacklist')}/{listed['id']}")
+    assert len(signed) == 7
+    assert set(signed.values()) == {kept}, signed
+    tell = run(service, "audit", "--action", "lists.import", "--limit", "1", "--format", "json").output
+    assert json.loads(tell.splitlines()[0])["what"]["author"] == kept
 
 
 def test_entries_are_paged_through_and_searched(service: Service) -> None:

@@ -237,12 +237,36 @@ def _masked(value: Any) -> Any:
             return value
 
 
-acting: ContextVar[str] = ContextVar("acting", default="")
-"""Who the current call is made by, as `Grant.who` names them; empty: whoever runs this process."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call over HTTP: the name of the key's owner, and `who` as the audit log tells key and address."""
+
+    owner: str
+    who: str
+
+
+acting: ContextVar[Caller | None] = ContextVar("acting", default=None)
+"""Who the current call is made by; None: whoever runs this process."""
 
 
 def who_acts() -> str:
-    return acting.get() or operator()
+    caller = acting.get()
+    return caller.who if caller is not None else operator()
+
+
+def sign(author: str) -> str:
+    """The author of a change as it is kept: nobody signs for another over HTTP without that being told.
+
+    Without a name it is the owner of the key; another name stands with the owner behind it. On the command line
+    the name is kept as it is given.
+    """
+    caller = acting.get()
+    if caller is None or author == caller.owner:
+        return author
+    if not author:
+        return caller.owner
+    behind = f" (by key {caller.owner})"
+    return author if author.endswith(behind) else author + behind
 
 
 def operator() -> str:

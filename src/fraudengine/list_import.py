@@ -18,7 +18,7 @@ from typing import Final
 import orjson
 
 from . import store
-from .audit import AuditRow, who_acts
+from .audit import AuditRow, sign, who_acts
 from .cards import CardKey, Pan
 from .diagnostics import FraudengineError, InvalidTransaction
 from .facts import ListKind
@@ -157,18 +157,12 @@ class ListImport:
                 "value", "has more columns than expected; a text with a comma stands in double quotes"
             )
         row = {name: cells[place].strip() for name, place in header.columns.items() if place < len(cells)}
-        reason, ticket, author = (
-            row.get(name) or given
-            for name, given in (
-                ("reason", self._note.reason),
-                ("ticket", self._note.ticket),
-                ("author", self._note.author),
-            )
-        )
-        for name, text in (("reason", reason), ("ticket", ticket), ("author", author)):
-            problem = note_problem(text)
+        for name in ("reason", "ticket", "author"):
+            problem = note_problem(row.get(name, ""))
             if problem:
                 raise InvalidEntry(name, problem)
+        reason, ticket = row.get("reason") or self._note.reason, row.get("ticket") or self._note.ticket
+        author = sign(row["author"]) if row.get("author") else self._note.author
         expires_us = self._read_expiry(row.get("expires", ""))
         value = self._read_value(row)
         self._values += 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from .audit import sign
 from .cards import Pan, find_pans
 from .contacts import normalise_email, normalise_email_domain, normalise_phone
 from .diagnostics import InvalidTransaction
@@ -55,12 +56,15 @@ class Note:
 
 
 def read_note(reason: str = "", ticket: str = "", author: str = "") -> Note:
-    """The note, checked: raises InvalidEntry for a card number, a control character or too long a text."""
+    """The note, checked: raises InvalidEntry for a card number, a control character or too long a text.
+
+    Over HTTP the author is signed with the key's owner; the length is that of what was sent.
+    """
     for name, text in (("reason", reason), ("ticket", ticket), ("author", author)):
         problem = note_problem(text)
         if problem:
             raise InvalidEntry(name, problem)
-    return Note(reason, ticket, author)
+    return Note(reason, ticket, sign(author))
 
 
 @lru_cache(maxsize=4096)  # an import gives the same few reasons and tickets a million times

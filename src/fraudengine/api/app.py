@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..access import Action, Grant
 from ..archive import find_archived
-from ..audit import acting
+from ..audit import Caller, acting
 from ..cards import find_pans, hide_pans
 from ..config import Config
 from ..diagnostics import ConfigurationError, FraudengineError
@@ -140,11 +140,13 @@ class ScreeningApp(FastAPI):
         return described
 
 
-def _caller(grant: Grant | None, scope: Scope) -> str:
+def _caller(grant: Grant | None, scope: Scope) -> Caller:
     """Who calls and from where, as the audit log tells it; behind a trusted proxy the address is its client's."""
     client = scope.get("client")
     address = f" from {client[0]}" if client else ""
-    return (grant.who if grant is not None else "nobody") + address
+    if grant is None:
+        return Caller("nobody", f"nobody{address}")
+    return Caller(grant.name, grant.who + address)
 
 
 def create_app(

@@ -28,14 +28,19 @@ Text = Annotated[str, Field(max_length=256)]
 _NO_STORE = {"cache-control": "no-store"}
 
 
+_AUTHOR = "Left out: the key's owner. Another name is kept as `NAME (by key OWNER)`."
+Author = Annotated[str, Field(max_length=256, description=_AUTHOR)]
+AuthorQuery = Annotated[str, Query(max_length=256, description=_AUTHOR)]
+
+
 class NoteRequest(BaseModel):
-    """Why, by which ticket, and by whom."""
+    """Why, by which ticket, and by whom: the owner of the key, who may name somebody for whom it is done."""
 
     model_config = ConfigDict(extra="forbid")
 
     reason: Text = ""
     ticket: Text = ""
-    author: Text = ""
+    author: Author = ""
 
 
 class BlacklistRequest(NoteRequest):
@@ -173,7 +178,7 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
         entry_id: Annotated[int, Path(ge=1, lt=1 << 63)],
         reason: Annotated[str, Query(max_length=256)] = "",
         ticket: Annotated[str, Query(max_length=256)] = "",
-        author: Annotated[str, Query(max_length=256)] = "",
+        author: AuthorQuery = "",
     ) -> Response:
         """Out of force for every screening that starts after the answer. It stays readable with who and why."""
         removed = admin().remove(merchant, name, entry_id=entry_id, reason=reason, ticket=ticket, author=author)
@@ -192,7 +197,7 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
         value: Annotated[str, Query(max_length=256, description="A fingerprint, never a card number.")],
         reason: Annotated[str, Query(max_length=256)] = "",
         ticket: Annotated[str, Query(max_length=256)] = "",
-        author: Annotated[str, Query(max_length=256)] = "",
+        author: AuthorQuery = "",
     ) -> Response:
         removed = admin().remove(merchant, name, value=value, reason=reason, ticket=ticket, author=author)
         return _json(stored_entry_object(removed, admin().lists.clock_us() + 1_000_000))
@@ -222,7 +227,7 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
         name: ListPath,
         reason: Annotated[str, Query(max_length=256)] = "",
         ticket: Annotated[str, Query(max_length=256)] = "",
-        author: Annotated[str, Query(max_length=256)] = "",
+        author: AuthorQuery = "",
     ) -> Response:
         """One value a line, or a header with `value` (or `pan`), `reason`, `ticket`, `author`, `expires`.
 
