@@ -5,6 +5,10 @@ BIN    := $(VENV)/bin
 SERVES := $(VENV)/installed-to-serve
 STAMP  := $(VENV)/installed-to-test
 
+# The tests start the program some two hundred times; where its compiled files may not be kept, each start compiles it
+# anew, which doubles what a start costs.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test test-long format lint types imports pytest bench-engine bench-http bench-merchants bench-lists bench-velocity bench-replay bench-access bench-check bench-log bench-service soak schema clean
 
 help:
@@ -56,10 +60,10 @@ imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 pytest: $(STAMP)
-	$(BIN)/pytest -q -n 2 -m "not long"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not long"
 
 test-long: $(STAMP)
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 bench-engine: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench_engine
