@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 from unittest.mock import patch
 
@@ -42,6 +46,35 @@ def run(*arguments: object) -> Ran:
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+def fraudengine_here(
+    *arguments: str, stdin: str = "", directory: str | Path = REPOSITORY, **environment: str
+) -> CompletedProcess[str]:
+    """`running.fraudengine` in this process: a second sooner."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
+    given = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
+    with (
+        patch.dict("os.environ", clean | environment, clear=True),
+        patch("sys.stdin", given),
+        contextlib.chdir(directory),
+        _logging_left_alone(),
+    ):
+        ran = run(*arguments)
+    return CompletedProcess(arguments, ran.code, ran.out, ran.err)
+
+
+@contextlib.contextmanager
+def _logging_left_alone() -> Iterator[None]:
+    """`screen` sends the log of its process to standard error; here the process is that of the tests."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers.clear()
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
 
 
 def write_rules(directory: Path, **files: str) -> Path:

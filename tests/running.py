@@ -169,8 +169,13 @@ def files_below(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def fraudengine(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs one command from the repository, with no settings of the surroundings."""
+def fraudengine(
+    *arguments: str, stdin: str = "", directory: str | Path = REPOSITORY, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs one command in that directory, in a process of its own, with no settings of the surroundings.
+
+    Where a process of its own shows nothing more, `command_line.fraudengine_here` is a second faster.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
     return subprocess.run(
         [sys.executable, "-m", "fraudengine", *arguments],
@@ -178,7 +183,7 @@ def fraudengine(*arguments: str, stdin: str = "", **environment: str) -> subproc
         capture_output=True,
         text=True,
         env=clean | environment,
-        cwd=REPOSITORY,
+        cwd=directory,
         timeout=60,
         check=False,
     )

@@ -21,6 +21,7 @@ from fraudengine.config import Config
 from fraudengine.diagnostics import ConfigurationError, StoreUnavailable
 from fraudengine.environment import claim_state, environment_of
 
+from .command_line import fraudengine_here
 from .running import TRANSACTION, Service, files_below, fraudengine, running_service, wait_until
 
 PAN = "4111111111111111"
@@ -297,7 +298,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def make_key(service: Service, *arguments: str) -> dict[str, str]:
-    made = fraudengine("keys", "create", *arguments, "--state", str(service.state))
+    made = fraudengine_here("keys", "create", *arguments, "--state", str(service.state))
     assert made.returncode == 0, made.stderr
     return {"authorization": f"Bearer {made.stdout.strip()}"}
 
@@ -332,16 +333,16 @@ def test_a_key_that_is_made_works_at_once_and_one_that_is_revoked_ends_at_once(l
         for number in range(3):
             sent = {**TRANSACTION, "transaction_id": f"made-{number}"}
             assert client.post("/v1/screenings", json=sent).status_code == 200
-        assert fraudengine("keys", "revoke", key_id, "--state", str(live.state)).returncode == 0
+        assert fraudengine_here("keys", "revoke", key_id, "--state", str(live.state)).returncode == 0
         refused = client.post("/v1/screenings", json={**TRANSACTION, "transaction_id": "made-3"})
         assert (refused.status_code, refused.json()["type"]) == (401, "/problems/unauthorized")
     assert screen(live, headers, transaction_id="revoked").status_code == 401
-    listed = fraudengine("keys", "list", "--all", "--format", "json", "--state", str(live.state))
+    listed = fraudengine_here("keys", "list", "--all", "--format", "json", "--state", str(live.state))
     (row,) = [row for row in json.loads(listed.stdout) if row["id"] == key_id]
     assert (row["role"], row["state"]) == ("gateway", "revoked")
-    told = fraudengine("audit", "--action", "keys", "--state", str(live.state)).stdout
+    told = fraudengine_here("audit", "--action", "keys", "--state", str(live.state)).stdout
     assert re.search(rf"keys.revoke .*key {key_id}", told)
-    assert "0 rows" not in fraudengine("audit", "--verify", "--state", str(live.state)).stdout
+    assert "0 rows" not in fraudengine_here("audit", "--verify", "--state", str(live.state)).stdout
 
 
 def test_a_scoped_key_screens_only_for_its_merchant(live: Service) -> None:
@@ -369,7 +370,7 @@ def test_a_test_key_can_never_touch_live(live: Service, tmp_path: Path) -> None:
     crossed = fraudengine("serve", "--state", str(live.state), "--port", "0", FRAUDENGINE_ENVIRONMENT="test")
     assert crossed.returncode == 3
     assert "belongs to `live`" in crossed.stderr
-    made = fraudengine("keys", "create", "x", "--role", "admin", "--state", str(live.state))
+    made = fraudengine_here("keys", "create", "x", "--role", "admin", "--state", str(live.state))
     assert made.stdout.startswith("fe_live_")
 
 
@@ -378,7 +379,9 @@ def test_an_edited_rule_file_is_in_the_audit_log(live: Service) -> None:
     path.write_text(path.read_text() + "# edited\n")
 
     def told() -> list[str]:
-        shown = fraudengine("audit", "--action", "rules", "--state", str(live.state), "--format", "json").stdout
+        shown = fraudengine_here(
+            "audit", "--action", "rules", "--state", str(live.state), "--format", "json"
+        ).stdout
         return [json.dumps(json.loads(line)["what"]) for line in shown.splitlines()]
 
     wait_until(lambda: len(told()) == 2, "the edit is told of")
@@ -395,9 +398,9 @@ def test_every_change_of_lists_says_who_made_it(live: Service) -> None:
     shared = address.replace("carthage-market", "*")
     assert httpx.post(shared, headers=headers, json={"value": "KP"}).status_code == 403
     command = ("lists", "remove", "carthage-market", "blocked_ip_countries", "KP", "--reason", "mistake")
-    removed = fraudengine(*command, "--state", str(live.state), "--rules", str(live.rules))
+    removed = fraudengine_here(*command, "--state", str(live.state), "--rules", str(live.rules))
     assert removed.returncode == 0, removed.stderr
-    imported = fraudengine(
+    imported = fraudengine_here(
         *("lists", "import", "carthage-market", "blocked_ip_countries", "-"),
         *("--state", str(live.state), "--rules", str(live.rules)),
         stdin="IR\nSY\n",
@@ -441,9 +444,9 @@ def test_without_a_key_readiness_keeps_its_problems_to_itself(tmp_path: Path) ->
 
 
 def test_changes_of_the_card_key_are_told_of(tmp_path: Path) -> None:
-    fraudengine("fingerprint", "--state", str(tmp_path), FRAUDENGINE_DEVELOPMENT="1")
+    fraudengine_here("fingerprint", "--state", str(tmp_path), FRAUDENGINE_DEVELOPMENT="1")
     before = (tmp_path / "card.key").read_bytes()
-    assert fraudengine("keys", "rotate", "--state", str(tmp_path)).returncode == 0
+    assert fraudengine_here("keys", "rotate", "--state", str(tmp_path)).returncode == 0
     with AuditLog(tmp_path) as log:
         (row,) = log.rows()
     assert (row.action, row.who) == ("card_keys.rotate", operator())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pyarrow as pa
 import pytest
@@ -16,25 +15,23 @@ from fraudengine.cli.replay_words import rule_lines
 from fraudengine.cli.replaying import as_json
 from fraudengine.replay.flips import SCHEMA
 from fraudengine.replay.result import ReplayTable
+from tests.command_line import fraudengine_here
 from tests.replay_results import flip, make_result, table
 from tests.replaying import ROOT, RULES, configuration
+from tests.running import fraudengine
 
 
-def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    directory: Path, *arguments: str, by: Callable[..., CompletedProcess[str]] = fraudengine_here
+) -> CompletedProcess[str]:
+    """A command in that directory; `by=fraudengine` in a process of its own."""
     configuration(directory / "var")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("FRAUDENGINE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "fraudengine", *arguments],
-        cwd=directory,
-        env={
-            **environment,
-            "FRAUDENGINE_RULES": str(RULES),
-            "FRAUDENGINE_DATA": str(ROOT / "data"),
-            "FRAUDENGINE_CARD_KEY": "ab" * 32,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    return by(
+        *arguments,
+        directory=directory,
+        FRAUDENGINE_RULES=str(RULES),
+        FRAUDENGINE_DATA=str(ROOT / "data"),
+        FRAUDENGINE_CARD_KEY="ab" * 32,
     )
 
 
@@ -49,12 +46,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_equal_seeds_give_equal_files(made: Path) -> None:
     for name in ("a.parquet", "b.parquet"):
-        assert run(made, "generate", "--transactions", "500", "--seed", "7", "--out", name).returncode == 0
+        assert (
+            run(made, "generate", "--transactions", "500", "--seed", "7", "--out", name, by=fraudengine).returncode
+            == 0
+        )
     assert (made / "a.parquet").read_bytes() == (made / "b.parquet").read_bytes()
 
 
 def test_summary(made: Path) -> None:
-    done = run(made, "replay", "h.parquet", "--flips", "5", "--report", "out.html", "--export", "tables")
+    done = run(
+        made, "replay", "h.parquet", "--flips", "5", "--report", "out.html", "--export", "tables", by=fraudengine
+    )
     said = "fraudengine: the report is in out.html\nfraudengine: 11 tables are in tables\n"
     assert (done.returncode, done.stderr) == (0, said)
     assert (made / "tables" / "flips.csv").is_file()

@@ -25,7 +25,8 @@ import pytest
 
 from fraudengine.store import parse_screening_id
 
-from .running import REPOSITORY, TRANSACTION, Service, fraudengine, running_service, wait_until
+from .command_line import fraudengine_here
+from .running import REPOSITORY, TRANSACTION, Service, running_service, wait_until
 
 HOUR_S = 3_600
 
@@ -191,7 +192,7 @@ def test_a_damaged_log_is_set_aside_and_the_service_comes_up_on_a_new_one_and_sa
         (aside,) = state.glob("decisions.db.damaged-*Z")
         assert aside.read_bytes() == damaged
         assert [name for name, _ in recorded(state)] == ["new"]
-        examined = fraudengine("doctor", "--state", str(state), FRAUDENGINE_DEVELOPMENT="1")
+        examined = fraudengine_here("doctor", "--state", str(state), FRAUDENGINE_DEVELOPMENT="1")
         assert aside.name in examined.stdout
         assert service.stop() == 0
         aside.rename(tmp_path / "kept")

@@ -24,8 +24,8 @@ from fraudengine.environment import environment_of
 from fraudengine.log_search import LogSearch, Search
 from fraudengine.search_index import FILE, SETTLED_US, Indexing, SearchIndex
 
-from .command_line import run
-from .running import fraudengine, running_service, wait_until
+from .command_line import fraudengine_here, run
+from .running import running_service, wait_until
 
 START_US = 1_795_000_000_000_000
 STEP_US = 250_000
@@ -307,11 +307,11 @@ def test_a_search_over_http_is_scoped_paged_and_takes_no_card_number(tmp_path: P
             assert service.client.get("/v1/screenings", params=params, headers=scoped).status_code == status
 
         state = {"FRAUDENGINE_STATE": str(service.state), "FRAUDENGINE_DEVELOPMENT": "1"}
-        by_card = fraudengine("log", "search", "--card", "-", stdin="4111 1111 1111 1111\n", **state)
+        by_card = fraudengine_here("log", "search", "--card", "-", stdin="4111 1111 1111 1111\n", **state)
         assert by_card.stdout.count("scr_") == 6
-        told = fraudengine("log", "search", "--order", "C-3", "--format", "json", **state)
+        told = fraudengine_here("log", "search", "--order", "C-3", "--format", "json", **state)
         assert json.loads(told.stdout)["transaction_id"] == "T-3"
-        argument = fraudengine("log", "search", "--card", "4111111111111111", **state)
+        argument = fraudengine_here("log", "search", "--card", "4111111111111111", **state)
         assert argument.returncode == 2
         assert "4111111111111111" not in argument.stdout + argument.stderr
 

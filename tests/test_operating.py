@@ -22,7 +22,8 @@ from fraudengine.decision_log import DecisionLog
 from fraudengine.diagnostics import StoreUnavailable
 from fraudengine.doctor import CHECKS, Verdict, examine
 
-from .running import REPOSITORY, Service, fraudengine, running_service
+from .command_line import fraudengine_here
+from .running import REPOSITORY, Service, running_service
 
 FIRST_RELEASE = Path(__file__).parent / "fixtures" / "state-first-release"
 CARD_KEY = "5c" * 32
@@ -59,7 +60,7 @@ def test_a_backup_made_under_load_is_whole_and_can_be_served_from(service: Servi
             pass
         before = len(answered)
         arguments = ("--state", str(service.state), "--rules", str(service.rules))
-        made = fraudengine("backup", str(tmp_path / "backups"), *arguments)
+        made = fraudengine_here("backup", str(tmp_path / "backups"), *arguments)
         during = len(answered) - before
     finally:
         stop.set()
@@ -73,7 +74,9 @@ def test_a_backup_made_under_load_is_whole_and_can_be_served_from(service: Servi
     assert not any(CARD_KEY.encode() in path.read_bytes() for path in directory.rglob("*") if path.is_file())
 
     again = tmp_path / "again"
-    restored = fraudengine("restore", str(directory), "--state", str(again / "var"), FRAUDENGINE_CARD_KEY=CARD_KEY)
+    restored = fraudengine_here(
+        "restore", str(directory), "--state", str(again / "var"), FRAUDENGINE_CARD_KEY=CARD_KEY
+    )
     assert restored.returncode == 0, restored.stderr
     settings = {"FRAUDENGINE_DEVELOPMENT": "0", "FRAUDENGINE_CARD_KEY": CARD_KEY}
     with running_service(again, settings) as second:
@@ -213,11 +216,11 @@ def test_each_check_can_fail(state: Path, tmp_path: Path) -> None:
 
 
 def test_the_doctor_on_the_command_line(state: Path) -> None:
-    well = fraudengine("doctor", "--state", str(state), FRAUDENGINE_CARD_KEY=CARD_KEY)
+    well = fraudengine_here("doctor", "--state", str(state), FRAUDENGINE_CARD_KEY=CARD_KEY)
     assert well.returncode == 0, well.stdout
     assert "card key" in well.stdout
     assert CARD_KEY not in well.stdout + well.stderr
-    ill = fraudengine("doctor", "--state", str(state), "--format", "json")
+    ill = fraudengine_here("doctor", "--state", str(state), "--format", "json")
     assert ill.returncode == 1
     assert {"verdict": "wrong", "check": "card key"}.items() <= next(
         row for row in json.loads(ill.stdout) if row["check"] == "card key"

@@ -19,7 +19,8 @@ from fraudengine.outcomes import (
     read_report,
 )
 
-from .running import Service, fraudengine, running_service
+from .command_line import fraudengine_here
+from .running import Service, running_service
 
 PAN = "4111111111111111"
 PAID = Paid("TND", 50_000)
@@ -188,7 +189,7 @@ def test_a_file_is_taken_in_whole_or_not_at_all(service: Service) -> None:
     first, second = screened(service, "file-1"), screened(service, "file-2")
     state = ("--state", str(service.state))
     bad = f"screening_id,outcome\n{first},fraud\nscr_0,fraud\n{second},gone {PAN}\n"
-    refused = fraudengine("outcomes", "import", "-", *state, stdin=bad)
+    refused = fraudengine_here("outcomes", "import", "-", *state, stdin=bad)
     assert refused.returncode == 1
     assert "line 3: there is no such screening" in refused.stderr
     assert "line 4: outcome is one of authorised" in refused.stderr
@@ -197,11 +198,11 @@ def test_a_file_is_taken_in_whole_or_not_at_all(service: Service) -> None:
 
     good = "merchant,transaction_id,outcome,code\ncarthage-market,file-1,declined,51\n"
     for _ in range(2):
-        assert fraudengine("outcomes", "import", "-", *state, stdin=good).returncode == 0
+        assert fraudengine_here("outcomes", "import", "-", *state, stdin=good).returncode == 0
     assert outcomes_of(service, first) == [("declined", "51")]
 
     orders = json.dumps({"orderNumber": "file-2", "orderStatus": 2, "chargeback": True})
-    taken = fraudengine("outcomes", "import", "-", "--merchant", "carthage-market", *state, stdin=orders)
+    taken = fraudengine_here("outcomes", "import", "-", "--merchant", "carthage-market", *state, stdin=orders)
     assert taken.stdout == "2 outcomes taken in\n"
     assert outcomes_of(service, second) == [("authorised", ""), ("chargeback", "")]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from .command_line import fraudengine_here
 from .running import (
     CARD,
     TRANSACTION,
@@ -187,7 +188,7 @@ def test_an_edit_takes_effect_within_a_second_and_a_bad_one_changes_nothing(own:
     assert own.client.get("/readyz").status_code == 200
     assert decision() == "challenge"
     wait_until(lambda: any("too many decimals" in line for line in own.stderr), "the log says so")
-    status = fraudengine("status", "--url", own.url, "--state", str(own.state))
+    status = fraudengine_here("status", "--url", own.url, "--state", str(own.state))
     assert status.returncode == 1
     assert "too many decimals" in status.stdout
 
@@ -381,7 +382,7 @@ def test_a_crash_shows_no_card_number() -> None:
 
 
 def test_status_without_a_service() -> None:
-    ended = fraudengine("status", "--url", "http://127.0.0.1:9")
+    ended = fraudengine_here("status", "--url", "http://127.0.0.1:9")
     assert ended.returncode == 3
     assert "no service answers" in ended.stderr
 
@@ -395,7 +396,7 @@ def test_a_taken_port(shared: Service, tmp_path: Path) -> None:
 
 def test_service_and_command_share_one_log(shared: Service) -> None:
     first = shared.screen(transaction_id="both-1", card=CARD)
-    ended = fraudengine(
+    ended = fraudengine_here(
         "screen",
         "-",
         "--format",

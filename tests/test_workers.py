@@ -19,6 +19,7 @@ import pytest
 
 from fraudengine.store import COUNTER_BITS, WORKER_BITS, parse_screening_id
 
+from .command_line import fraudengine_here
 from .running import REPOSITORY, TRANSACTION, Service, fraudengine, running_service, wait_until
 
 TWO = ("--workers", "2")
@@ -73,7 +74,7 @@ def test_two_workers_obey_what_any_process_changes(tmp_path: Path) -> None:
         }
 
         def command(*arguments: str, stdin: str = "") -> str:
-            done = fraudengine(*arguments, stdin=stdin, **surroundings, FRAUDENGINE_DEVELOPMENT="1")
+            done = fraudengine_here(*arguments, stdin=stdin, **surroundings, FRAUDENGINE_DEVELOPMENT="1")
             assert done.returncode == 0, done
             return done.stdout
 
