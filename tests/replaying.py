@@ -75,7 +75,7 @@ def disagreements(result: ReplayResult, known: dict[str, RuleSet]) -> list[str]:
         rule_set = ready[row["merchant"]].rule_set
         transaction = transaction_of(row)
         facts = dict(enricher.facts(transaction, rule_set, earlier_of(row)))
-        facts |= _counters(row, rule_set)
+        facts |= counters_of(row, rule_set)
         lists = ready[row["merchant"]].lists_as_of(transaction.at_us)
         matches = ready[row["merchant"]].online.find_matches(facts, lists)
         law = decide(rule_set, matches, three_ds=str(facts["three_ds"]), channel=str(facts["channel"]))
@@ -86,7 +86,8 @@ def disagreements(result: ReplayResult, known: dict[str, RuleSet]) -> list[str]:
     return found
 
 
-def _counters(row: dict[str, Any], rule_set: RuleSet) -> dict[str, FactValue]:
+def counters_of(row: dict[str, Any], rule_set: RuleSet) -> dict[str, FactValue]:
+    """The velocity facts of a row of `decisions`."""
     found: dict[str, FactValue] = {}
     for column, value in row.items():
         if column.startswith(f"counter_{row['shape']}_") and value is not None:

@@ -73,12 +73,23 @@ def test_summary(made: Path) -> None:
 
 def test_json(made: Path) -> None:
     done = run(
-        made, "replay", "h.parquet", "--against", str(RULES), "--format", "json", "--merchant", "medina-topup"
+        made,
+        "replay",
+        "h.parquet",
+        "--against",
+        str(RULES),
+        "--format",
+        "json",
+        "--merchant",
+        "medina-topup",
+        "--ablation",
     )
     found = json.loads(done.stdout)
     assert found["summary"]["merchants"] == 1
     assert found["summary"]["flips"] == 0
     assert found["flips"] == []
+    assert {"prepaid-card", "challenge-above"} <= {row["rule"] for row in found["ablation_rules"]}
+    assert found["ablation_rules"][0]["needed"] > 0
 
 
 def test_no_card_number_is_printed() -> None:

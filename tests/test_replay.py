@@ -354,7 +354,12 @@ def test_spark_decides_as_duckdb_does(directory: Path, history: Path) -> None:
     question = "SELECT seq, candidate, candidate_rule, candidate_code, candidate_m0 FROM decisions ORDER BY seq"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with replay(history, RULES, config=config, data=data_files(), engine="local-spark", threads=2) as spark:
+        with replay(
+            history, RULES, ablation=True, config=config, data=data_files(), engine="local-spark", threads=2
+        ) as spark:
             by_spark = spark.query(question).rows()
-    with replay(history, RULES, config=config, data=data_files()) as embedded:
+    with replay(history, RULES, ablation=True, config=config, data=data_files()) as embedded:
         assert embedded.query(question).rows() == by_spark
+        assert {name: table.rows() for name, table in embedded.extra.items()} == {
+            name: table.rows() for name, table in spark.extra.items()
+        }

@@ -54,7 +54,11 @@ KEPT: Final = ("seq", "merchant", "transaction_id", "at_us", "currency", "minor"
 
 @dataclass(frozen=True, slots=True)
 class SidePlan:
-    """One side of the merchants of a shape. `operands` and `lists` are by merchant."""
+    """One side of the merchants of a shape. `operands` and `lists` are by merchant.
+
+    A side may be another one with holes: the lists of `without` hold none of the fact beside them. It has a name
+    of its own, and shares the columns of the side that it is `made_from`.
+    """
 
     name: str
     rules: DecisionRules
@@ -65,6 +69,13 @@ class SidePlan:
     operands: Mapping[str, Sequence[Literal | MoneyFigures]]
     lists: Mapping[str, Mapping[ListName, ListKeys]]
     guards: Mapping[str, Spans] = field(default_factory=dict)
+    made_from: str = ""
+    without: frozenset[tuple[ListName, FactName]] = frozenset()
+
+    @property
+    def columns_of(self) -> str:
+        """The side whose figures and memberships it reads."""
+        return self.made_from or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +137,35 @@ class Planner:
         members: Sequence[tuple[str, int]],
         sides: Sequence[SidePlan],
         slices: Sequence[Sequence[int]],
+        held: Sequence[InList] | None = None,
     ) -> ShapePlan:
         """The queries for one shape; `members` are its merchants with their numbers.
 
         `slices` are those numbers in groups: counters sort one group after the other, so that less is in memory.
+        For test k of `held` the decisions have a column `held_k`, the value that the last side's list holds or
+        NULL, and with it `settling`.
         """
-        return _Shape(self, number, members, sides).plan(slices)
+        return _Shape(self, number, members, sides, held).plan(slices)
 
 
 class _Shape:
     def __init__(
-        self, planner: Planner, number: int, members: Sequence[tuple[str, int]], sides: Sequence[SidePlan]
+        self,
+        planner: Planner,
+        number: int,
+        members: Sequence[tuple[str, int]],
+        sides: Sequence[SidePlan],
+        held: Sequence[InList] | None,
     ) -> None:
-        self.planner, self.number, self.members, self.sides = planner, number, members, sides
+        self.planner, self.number, self.members, self.sides, self.held = planner, number, members, sides, held
         self.tables: dict[str, pa.Table] = {}
         self.stored: dict[str, Expr] = {}
         self.counters = name_counters(number, [side.counters for side in sides])
+
+    @property
+    def _whole_sides(self) -> list[SidePlan]:
+        """The sides that have columns of their own."""
+        return [side for side in self.sides if not side.made_from]
 
     def counter_columns(self, side: SidePlan) -> dict[FactName, str]:
         return {counter.name: self.counters[replace(counter, name="")] for counter in side.counters}
@@ -262,6 +286,7 @@ class _Shape:
         asked = {counter.among for counter in self._own}
         needed |= {"three_ds"} if Among.FAILED_3DS in asked else set()
         needed |= {"recorded_outcome"} if asked & OF_ANSWERS else set()
+        needed |= {f"held_{number}" for number in range(len(self.held or ()))}
         for side in self.sides:
             for rule in side.rules.rules:
                 read = _reads(rule)
@@ -269,8 +294,8 @@ class _Shape:
                     needed |= {self._alias(side, fact) for fact in read}
                     needed |= {fact + CURRENCY_SUFFIX for fact in read if fact != "amount"}
                     needed |= {"ip_key"} if "ip_address" in read else set()
-                    needed |= {name for name in self._joined if name.startswith(f"in_{side.name}_")}
-                    needed |= {name for name in self._parameter_names if name.startswith(f"{side.name}_p")}
+                    needed |= {name for name in self._joined if name.startswith(f"in_{side.columns_of}_")}
+                    needed |= {name for name in self._parameter_names if name.startswith(f"{side.columns_of}_p")}
         return needed
 
     def _facts(self) -> Expr:
@@ -293,7 +318,22 @@ class _Shape:
         facts = self.planner.codes.add(self._with_network(_with_answers(facts)))
         if not self.counters:
             facts = self._in_time(facts)
-        return self._join_lists(facts)
+        return self._with_held(self._join_lists(facts))
+
+    def _with_held(self, facts: Expr) -> Expr:
+        """With the values that lists hold, as far as they are asked for."""
+        if not self.held:
+            return facts
+        columns, nothing = self._columns(facts, self.sides[-1]), ibis.null("string")
+        values = {}
+        for number, test in enumerate(self.held):
+            name = "ip_key" if test.fact == "ip_address" else test.fact
+            if _has(facts, test.fact):
+                value = facts[name]
+                values[f"held_{number}"] = ibis.ifelse(columns.in_list(test, value), value, nothing)
+            else:
+                values[f"held_{number}"] = nothing
+        return facts.mutate(**values)
 
     def _with_network(self, facts: Expr) -> Expr:
         if any("ip_network" in counter.per for counter in self.counters) and "ip_key" in facts.columns:
@@ -328,7 +368,7 @@ class _Shape:
             "merchant_no": pa.array([number for _, number in self.members], pa.int32()),
         }
         self._parameter_names: list[str] = []
-        for side in self.sides:
+        for side in self._whole_sides:
             for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
                 if constant:
                     continue
@@ -345,8 +385,7 @@ class _Shape:
         """Membership of lists that are too many or too large to stand in the query."""
         self._joined: dict[str, tuple[str, InList]] = {}
         as_of = None if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
-        made: dict[tuple[str, int], str] = {}
-        for side in self.sides:
+        for side in self._whole_sides:
             for test in _list_tests(side):
                 name = _membership_name(side, test)
                 if name in self._joined or self._is_inline(side, test.list_name) or not _has(facts, test.fact):
@@ -358,7 +397,6 @@ class _Shape:
                 value = "ip_key" if test.fact == "ip_address" else test.fact
                 facts = join_membership(facts, entries, listed, value, as_of, name)
                 self._joined[name] = (source, test)
-        del made
         return facts
 
     def _tabulate(self, side: SidePlan, name: ListName) -> JoinedList:
@@ -396,6 +434,8 @@ class _Shape:
         at = table["at_us"] if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
 
         def in_list(test: InList, value: Expr) -> Expr:
+            if (test.list_name, test.fact) in side.without:
+                return ibis.literal(False)
             name = _membership_name(side, test)
             if name in self._joined:
                 return table[name]
@@ -404,7 +444,7 @@ class _Shape:
 
         parameters: dict[str, Callable[[Expr | None], Expr]] = {}
         for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
-            parameters[f"p{place}"] = partial(_operand, table, f"{side.name}_p{place}", values, constant)
+            parameters[f"p{place}"] = partial(_operand, table, f"{side.columns_of}_p{place}", values, constant)
         aliases = {fact: self._alias(side, fact) for fact in side.reads} | self.counter_columns(side)
         return Columns(table, in_list, parameters, aliases)
 
@@ -445,7 +485,7 @@ class _Shape:
         names = []
         for side in self.sides:
             matched = add_decisions(side.rules, matched, side.name)
-            names += decision_names(side.rules, side.name)
+            names += [side.name, f"{side.name}_d"] if side.without else decision_names(side.rules, side.name)
         columns = {
             "seq": matched["seq"],
             "shape": ibis.literal(self.number, "int32"),
@@ -456,12 +496,14 @@ class _Shape:
             "minor": matched["minor"],
             "label_no": matched["label_no"],
         }
-        if len(self.sides) == 1:
+        if len(self.sides) == 1 and self.held is None:
             columns |= {
                 CHAMPION: matched["recorded_no"],
                 f"{CHAMPION}_d": ibis.literal(-1, "int16"),
                 f"{CHAMPION}_how": ibis.literal(0, "int8"),
             }
+        if self.held is not None:
+            names += ["settling", *(f"held_{number}" for number in range(len(self.held)))]
         names += [name for name in self.counters.values() if name in matched.columns]
         columns |= {name: matched[name] for name in names}
         return matched.select(**columns)
@@ -507,7 +549,7 @@ def _list_tests(side: SidePlan) -> list[InList]:
 
 
 def _membership_name(side: SidePlan, test: InList) -> str:
-    return f"in_{side.name}_{test.list_name}_{test.fact.replace('.', '_')}"
+    return f"in_{side.columns_of}_{test.list_name}_{test.fact.replace('.', '_')}"
 
 
 # ---- operands -------------------------------------------------------------------------------------

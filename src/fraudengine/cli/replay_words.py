@@ -86,3 +86,51 @@ def _rule(row: dict[str, Any]) -> list[str]:
     span = f"{row['first_match']:%Y-%m-%d} to {row['last_match']:%Y-%m-%d}"
     told = wrap("; ".join([span, *amounts]), _WIDTH - 4)
     return [*above, f"{'' if above else name:<38}{figures}", *(f"    {line}" for line in told)]
+
+
+def ablation_lines(result: ReplayResult) -> list[str]:
+    """What hangs on the candidate's rules and list entries alone, and which of them nothing hangs on."""
+    if "ablation_rules" not in result.extra:
+        return []
+    rules, entries = (result.extra[name].rows() for name in ("ablation_rules", "ablation_entries"))
+    for row in entries:
+        row["name"], row["where"] = f"{row['list']}: {row['value']}", row["source"]
+    for row in rules:
+        row["name"], row["where"] = row["rule"], ""
+    lines = ["", *_hanging("without the rule", rules), "", *_hanging("without the list entry", entries)]
+    covered = [row for row in rules if row["always_covered"]]
+    for row in covered[:_RULES]:
+        others = row["covered_by"] or row["in_its_place"]
+        by = (
+            f"always covered, by {' or '.join(others)}"
+            if row["covered_by"]
+            else f"others decide: {', '.join(others)}"
+        )
+        lines += wrap(
+            f"{row['rule']}: nothing hangs on it ({by})", _WIDTH, subsequent_indent="    ", break_on_hyphens=False
+        )
+    idle = [row["rule"] for row in rules if not row["matches"]]
+    if idle:
+        lines += wrap(
+            f"rules that never matched: {', '.join(idle)}", _WIDTH, subsequent_indent="    ", break_on_hyphens=False
+        )
+    unused = sum(not row["held"] for row in entries)
+    alike = sum(row["always_covered"] for row in entries)
+    if unused or alike:
+        lines.append(f"list entries that held nothing: {unused:,}; that held something others catch too: {alike:,}")
+    return lines
+
+
+def _hanging(title: str, rows: list[dict[str, Any]]) -> list[str]:
+    found = [row for row in rows if row["needed"]]
+    heads = (("otherwise", 11), ("caught", 10), ("good ref.", 10), ("last useful", 12))
+    lines = [f"{title:<37}" + "".join(f"{head:>{width}}" for head, width in heads)]
+    for row in found[:_RULES]:
+        above = wrap(row["name"], _WIDTH) if len(row["name"]) > _NAME - 1 else []
+        day = "" if row["last_useful"] is None else f"{row['last_useful']:%Y-%m-%d}"
+        figures = f"{row['needed']:>11,}{row['caught']:>10,}{row['good_refused']:>10,}{day:>12}"
+        where = [f"    {row['where']}"] if row["where"] else []
+        lines += [*above, f"{'' if above else row['name']:<37}{figures}", *where]
+    if len(found) > _RULES:
+        lines.append(f"and {len(found) - _RULES:,} more")
+    return lines if found else [f"{title}: no answer would be otherwise"]

@@ -15,7 +15,7 @@ import click
 from ..cards import hide_pans
 from .budgeting import NAMED, budget_annotations, budget_object, budget_text
 from .options import Problem, configuration, data_option, state_option
-from .replay_words import breakdown, rule_lines
+from .replay_words import ablation_lines, breakdown, rule_lines
 
 if TYPE_CHECKING:
     from ..replay.budget import Budget
@@ -62,6 +62,11 @@ _OUTCOMES: Final = ("accept", "challenge", "refuse")
     help="Keep what was read as Parquet, to replay it again fast.",
 )
 @click.option("--flips", "flip_limit", type=click.IntRange(0), default=200, help="How many flips are explained.")
+@click.option(
+    "--ablation",
+    is_flag=True,
+    help="Say of every rule and list entry what it alone caught, whom it alone refused, and what covers it.",
+)
 @click.option(
     "--budget",
     "budget_file",
@@ -115,6 +120,7 @@ def replay(
     rejects: Path | None,
     keep_history: Path | None,
     flip_limit: int,
+    ablation: bool,
     budget_file: Path | None,
     report: Path | None,
     export_directory: Path | None,
@@ -162,9 +168,10 @@ def replay(
             rejects=rejects or Path(f"{history[0].stem}.rejects.csv"),
             keep_history=keep_history,
             flip_limit=flip_limit,
+            ablation=ablation,
             config=config,
             progress=bar.show,
-            counted=partial(bar.expect, "deciding"),
+            counted=partial(_expect, bar),
         )
     except NoSuchRules as error:
         raise Problem(str(error), 2) from None
@@ -256,6 +263,11 @@ def _guess(path: Path) -> str:
     return guess_mapping(path)
 
 
+def _expect(bar: ProgressBar, transactions: int) -> None:
+    for phase in ("deciding", "ablation"):
+        bar.expect(phase, transactions)
+
+
 def _us(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1_000_000)
 
@@ -320,6 +332,7 @@ def summarise(result: ReplayResult) -> str:
     lines += [f"{summary.flips:,} decided otherwise", ""]
     lines += breakdown(result)
     lines += rule_lines(result)
+    lines += ablation_lines(result)
     lines += _silenced(result)
     return "\n".join(lines).rstrip()
 

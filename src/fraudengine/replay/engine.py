@@ -36,6 +36,7 @@ from ..enrich import phone_country
 from ..facts import METADATA_PREFIX, FactType
 from ..lookups import DataFiles
 from ..rules.ast import RuleSet
+from .ablation import Ablation
 from .data_ranges import bin_ranges_file, ip_ranges_file
 from .engines import DuckDbEngine, Engine, Progress, SparkEngine, open_duckdb, read_parquet_sql
 from .flips import FlipExplainer, FlipLister, list_flips
@@ -68,6 +69,7 @@ class ReplayOptions:
     memory_limit: str | None = None
     threads: int | None = None
     flip_limit: int = FLIP_LIMIT
+    ablation: bool = False
 
     def described(self) -> dict[str, str]:
         """What was selected, in words; nothing of what has no bearing on the figures."""
@@ -91,6 +93,7 @@ def replay(
     memory_limit: str | None = None,
     threads: int | None = None,
     flip_limit: int = FLIP_LIMIT,
+    ablation: bool = False,
     mapping: Path | str | None = None,
     rejects: Path | str | None = None,
     keep_history: Path | None = None,
@@ -106,8 +109,9 @@ def replay(
     `mapping` (see `readers`). `rules` and `against` name a rule directory or a git revision; `against` may be
     `recorded`. `keep_history` keeps what was read for the next replay; `merchant` is that of rows that name none.
     `engine` is `duckdb`, `local-spark` or `spark://…`; `memory_limit` such as `6GB` bounds what is in memory, the
-    rest spills to disk. `progress` hears what is done and how much of it, `counted` how many transactions will be
-    decided, before the first is. Raises FraudengineError subclasses with what to do.
+    rest spills to disk. `ablation` adds what hangs on each of the candidate's rules and list entries. `progress`
+    hears what is done and how much of it, `counted` how many transactions will be decided, before the first is.
+    Raises FraudengineError subclasses with what to do.
     """
     config = config or read_configuration()
     options = ReplayOptions(
@@ -119,6 +123,7 @@ def replay(
         memory_limit,
         threads,
         flip_limit,
+        ablation,
     )
     work = Path(tempfile.mkdtemp(prefix="fraudengine-replay-", dir=os.environ.get("TMPDIR")))
     try:
@@ -210,6 +215,7 @@ class _Run:
         lister = FlipLister(connection, FlipExplainer(shapes, self.data, list_history, self._as_of_us()))
         flips = list_flips(lister, self.options.flip_limit)
         decided = connection.execute("SELECT count(*), min(at_us), max(at_us) FROM decided").fetchall()[0]
+        ablated = self._ablate(engine, planner, shapes, list_history) if self.options.ablation else []
         return ReplayResult(
             summary=ReplaySummary(
                 transactions=decided[0],
@@ -241,6 +247,7 @@ class _Run:
             revisions=self._revisions(sides, candidate, champion),
             rejects=self.history.rejects_table(),
             rejects_file=self.history.rejects_file,
+            extra={table.name: table for table in ablated},
             explain_flips=lister.batches,
             connection=connection,
             work=self.work,
@@ -459,6 +466,22 @@ class _Run:
                     engine.drop(name)
             for name in plan.stored:
                 engine.drop(name)
+
+    def _ablate(
+        self, engine: Engine, planner: Planner, shapes: Sequence[Shape], list_history: ListHistory
+    ) -> list[ReplayTable]:
+        engine.phase = "ablation"
+        return Ablation(
+            engine,
+            planner,
+            shapes,
+            self._slices,
+            lambda shape: _side_plans(shape, compared=False)[0],
+            self._numbers,
+            self._codes,
+            list_history,
+            self._as_of_us(),
+        ).tables()
 
     def _slices(self, shape: Shape) -> list[list[int]]:
         """The merchants of a shape in groups of about SLICE_ROWS transactions, those of most transactions first."""

@@ -33,6 +33,7 @@ class Engine(Protocol):
 
     connection: duckdb.DuckDBPyConnection
     dialect: Dialect
+    phase: str  # what progress is told of
 
     def add_parquet(self, name: str, paths: Sequence[Path]) -> None:
         """Makes files known as a table."""
@@ -48,7 +49,7 @@ class Engine(Protocol):
 
     def fetch(self, query: Expr) -> pa.Table: ...
 
-    def decide(self, query: Expr, fraction: tuple[float, float]) -> None:
+    def decide(self, query: Expr, fraction: tuple[float, float], into: str = DECIDED) -> None:
         """Adds the rows of a query to the decisions; the fractions are where progress begins and ends."""
         ...
 
@@ -84,6 +85,7 @@ class DuckDbEngine:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, progress: Progress) -> None:
         self.connection = connection
+        self.phase = "deciding"
         self._progress = progress
 
     def add_parquet(self, name: str, paths: Sequence[Path]) -> None:
@@ -102,8 +104,8 @@ class DuckDbEngine:
     def fetch(self, query: Expr) -> pa.Table:
         return self.connection.sql(to_sql(query, Dialect.DUCKDB)).to_arrow_table()
 
-    def decide(self, query: Expr, fraction: tuple[float, float]) -> None:
-        self._run(f"INSERT INTO {DECIDED} BY NAME {to_sql(query, Dialect.DUCKDB)}", fraction)
+    def decide(self, query: Expr, fraction: tuple[float, float], into: str = DECIDED) -> None:
+        self._run(f"INSERT INTO {into} BY NAME {to_sql(query, Dialect.DUCKDB)}", fraction)
 
     def run(self, sql: str) -> None:
         self._run(sql, (1.0, 1.0))
@@ -124,14 +126,14 @@ class DuckDbEngine:
                 thread.join(0.1)
                 if thread.is_alive():
                     done = max(self.connection.query_progress(), 0.0) / 100
-                    self._progress("deciding", fraction[0] + (fraction[1] - fraction[0]) * done)
+                    self._progress(self.phase, fraction[0] + (fraction[1] - fraction[0]) * done)
         except KeyboardInterrupt:
             self.connection.interrupt()
             thread.join()
             raise
         if failed:
             raise failed[0]
-        self._progress("deciding", fraction[1])
+        self._progress(self.phase, fraction[1])
 
     def close(self) -> None:
         return None
@@ -152,6 +154,7 @@ class SparkEngine:
         threads: int | None,
     ) -> None:
         self.connection = connection
+        self.phase = "deciding"
         self._work = work
         self._progress = progress
         self._parts = 0
@@ -203,15 +206,15 @@ class SparkEngine:
     def fetch(self, query: Expr) -> pa.Table:
         return self._session.sql(to_sql(query, Dialect.SPARK)).toArrow()
 
-    def decide(self, query: Expr, fraction: tuple[float, float]) -> None:
-        self._progress("deciding", fraction[0])
+    def decide(self, query: Expr, fraction: tuple[float, float], into: str = DECIDED) -> None:
+        self._progress(self.phase, fraction[0])
         path = self._work / f"decided-{self._parts}.parquet"
         self._parts += 1
         self._session.sql(to_sql(query, Dialect.SPARK)).write.mode("overwrite").parquet(str(path))
         files = sorted(path.glob("*.parquet"))
         if files:
-            self.connection.execute(f"INSERT INTO {DECIDED} BY NAME SELECT * FROM {read_parquet_sql(files)}")
-        self._progress("deciding", fraction[1])
+            self.connection.execute(f"INSERT INTO {into} BY NAME SELECT * FROM {read_parquet_sql(files)}")
+        self._progress(self.phase, fraction[1])
 
     def close(self) -> None:
         self._session.stop()

@@ -23,8 +23,13 @@ FilledSpans: TypeAlias = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class RunTimeEntry:
-    """A run-time entry: its value, when it was in force, and when it stood in its list, in force or expired."""
+    """A run-time entry: its value, when it was in force, and when it stood in its list, in force or expired.
 
+    A card whose fingerprint was made with a former key too is there twice, with one `id`.
+    """
+
+    id: int
+    scope: str
     value: str
     added_us: int
     until_us: int
@@ -45,18 +50,20 @@ class ListHistory:
         found: dict[tuple[str, str, str], list[RunTimeEntry]] = {}
         with closing(store.open_database(path, query_only=True, schema=LISTS).conn) as connection:
             rows = connection.execute(
-                "SELECT l.scope, l.name, l.kind, e.value, e.former_value, e.added_us, e.expires_us, e.removed_us"
-                " FROM entries e JOIN lists l ON l.id = e.list_id"
+                "SELECT l.scope, l.name, l.kind, e.id, e.value, e.former_value, e.added_us, e.expires_us,"
+                " e.removed_us FROM entries e JOIN lists l ON l.id = e.list_id"
             )
-            for scope, name, kind, value, former, added, expires, removed in rows:
+            for scope, name, kind, number, value, former, added, expires, removed in rows:
                 removed = ALWAYS[1] if removed is None else removed
                 until = removed if expires is None else min(expires, removed)
                 for text in (value, former):
                     if text is not None:
-                        found.setdefault((scope, name, kind), []).append(RunTimeEntry(text, added, until, removed))
+                        entry = RunTimeEntry(number, scope, text, added, until, removed)
+                        found.setdefault((scope, name, kind), []).append(entry)
         return cls(found)
 
-    def _of(self, merchant: str, name: str, kind: str) -> Iterable[RunTimeEntry]:
+    def of(self, merchant: str, name: str, kind: str) -> Iterable[RunTimeEntry]:
+        """The run-time entries of one of the merchant's lists, its own and those of everybody."""
         for scope in (merchant, SHARED):
             yield from self._entries.get((scope, name, kind), ())
 
@@ -65,7 +72,7 @@ class ListHistory:
         found = {}
         for name, declared in rule_set.lists.items():
             entries = [dated(entry) for entry in declared.entries]
-            run_time = self._of(merchant, name, declared.kind.value)
+            run_time = self.of(merchant, name, declared.kind.value)
             entries += [DatedValue(entry.value, entry.added_us, entry.until_us) for entry in run_time]
             found[name] = key_entries(declared.kind, entries)
         return found
@@ -76,7 +83,7 @@ class ListHistory:
         for name, declared in rule_set.lists.items():
             entries = [
                 ListEntry(entry.value, added_us=entry.added_us, expires_us=entry.until_us, source="run-time")
-                for entry in self._of(merchant, name, declared.kind.value)
+                for entry in self.of(merchant, name, declared.kind.value)
             ]
             found[name] = replace(declared, entries=(*declared.entries, *entries)) if entries else declared
         return found
@@ -86,7 +93,7 @@ class ListHistory:
         filled = {}
         for name in awaited_lists(rule_set):
             declared = rule_set.lists[name]
-            spans = [(entry.added_us, entry.removed_us) for entry in self._of(merchant, name, declared.kind.value)]
+            spans = [(entry.added_us, entry.removed_us) for entry in self.of(merchant, name, declared.kind.value)]
             if spans:
                 filled[name] = merge_spans(spans)
         if not filled:

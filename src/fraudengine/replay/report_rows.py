@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
+
+import pyarrow as pa
 
 from .figures import Cross, RulePair, money_text, percent, rule_pairs, signed
 from .report_html import SHOWN, Cell, Column, figure, left_out, moment, pill, section, table, text, tools, words
@@ -201,10 +203,17 @@ def others(result: ReplayResult, cross: Cross) -> str:
 def plain_table(added: ReplayTable) -> str:
     schema = added.arrow.schema
     columns = [
-        Column(name.replace("_", " "), str(kind).startswith(("int", "float", "double")))
+        Column(
+            name.removesuffix("_minor").replace("_", " ") + (" amount" if pa.types.is_map(kind) else ""),
+            pa.types.is_map(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind),
+        )
         for name, kind in zip(schema.names, schema.types, strict=True)
     ]
-    rows = [[_plain(value) for value in row.values()] for row in added.arrow.slice(0, SHOWN).to_pylist()]
+    amounts = {name for name, kind in zip(schema.names, schema.types, strict=True) if pa.types.is_map(kind)}
+    rows = [
+        [_amounts(value) if name in amounts else _plain(value) for name, value in row.items()]
+        for row in added.arrow.slice(0, SHOWN).to_pylist()
+    ]
     name = "".join(letter if letter.isalnum() else "-" for letter in added.name)
     body = tools(f"{name}-table", "Find") + table(f"{name}-table", added.name, columns, rows)
     return section(
@@ -213,6 +222,11 @@ def plain_table(added: ReplayTable) -> str:
         body + left_out(len(added), text(added.name)),
         text(added.help),
     )
+
+
+def _amounts(sums: Sequence[tuple[str, int]] | None) -> Cell:
+    """Minor units of each currency as money."""
+    return _amounts_cell(dict(sums or ()), dict(sums or ()))
 
 
 def _plain(value: object) -> Cell:

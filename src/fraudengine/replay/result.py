@@ -21,6 +21,19 @@ Tables (`ReplayTable`, columns in this order; money is integer minor units besid
 - `revisions`    merchant, transactions, champion, candidate: the revisions of the rule sets that decided
 - `rejects`      file, line, reason: rows that are no transactions (all of them are in the rejects file)
 
+Ablation (`ablation=True`) adds what would have been answered without one rule or one list entry of the candidate:
+
+- `ablation_rules`    rule, outcome, reason, merchants, matches, last_match, needed, caught, caught_minor,
+                      good_refused, good_refused_minor, good_challenged, good_spared, bad_spared, bad_spared_minor,
+                      last_needed, last_useful, always_covered, in_its_place, covered_by; live rules only
+- `ablation_entries`  list, value, source, merchants, held, last_held, and then as of rules, without `covered_by`
+- `…_by_merchant`     the same for each merchant
+
+`needed` payments would be answered otherwise without it. Of these, `caught` are bad ones that it alone made harder,
+`good_refused` and `good_challenged` good ones, `good_spared` and `bad_spared` those that it alone made easier.
+`last_useful` is the last day (UTC) on which it alone caught a bad payment or spared a good one. `in_its_place` are
+rules that decide alike what it touched; `covered_by` those that match, no milder, whenever it does.
+
 Whatever else is asked of a result (`add_table`) becomes one of its tables: shown, exported, reported by its name.
 
 Vocabulary of `label`: authorised, declined, refunded, chargeback, fraud, legitimate, technical_failure, or `none`.

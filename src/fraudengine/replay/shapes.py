@@ -136,6 +136,10 @@ class Shape:
     candidate: Form
     members: Mapping[str, tuple[Side | None, Side]]
 
+    def candidate_kind(self, list_name: ListName) -> ListKind:
+        """The kind of a list that the candidate's rules read."""
+        return next(kind for name, kind, _ in self.candidate.lists if name == list_name)
+
 
 def group_by_form(sides: Mapping[str, tuple[Side | None, Side]]) -> list[Shape]:
     """The shapes of all merchants, those of most merchants first."""
