@@ -26,7 +26,7 @@ import pytest
 from fraudengine.store import parse_screening_id
 
 from .command_line import fraudengine_here
-from .running import REPOSITORY, TRANSACTION, Service, running_service, wait_until
+from .running import REPOSITORY, TRANSACTION, Service, copy_rules, running_service, wait_until
 
 HOUR_S = 3_600
 
@@ -248,14 +248,23 @@ time.time_ns = lambda: real_ns() + offset() * 1_000_000_000
 
 
 def test_a_clock_stepped_back_an_hour_keeps_ids_counters_and_lists_right(tmp_path: Path) -> None:
+    """Counters go by the times that payments have: what is an hour ahead is not counted until then."""
     clock = tmp_path / "clock"
     environment = injected(tmp_path / "hook", CLOCK.format(path=str(clock)))
+    (tmp_path / "own").mkdir()
+    merchant = copy_rules(tmp_path / "own" / "rules") / "merchants/carthage-market.yaml"
+    merchant.write_text(merchant.read_text().replace("settings:\n", "settings:\n  max_attempts_per_card: 100\n", 1))
     with running_service(tmp_path / "own", environment) as service:
 
         def screen(name: str) -> dict[str, Any]:
             sent = {key: value for key, value in TRANSACTION.items() if key != "at"} | {"transaction_id": name}
             answer: dict[str, Any] = service.client.post("/v1/screenings", json=sent).json()
             return answer
+
+        def attempts(answer: dict[str, Any]) -> int:
+            found = service.client.get(f"/v1/screenings/{answer['screening_id']}").json()["facts"]
+            counted: int = found["attempts_per_card_1h"]
+            return counted
 
         before = [screen(f"before-{number}") for number in range(3)]
         listed = service.client.post(
@@ -269,11 +278,14 @@ def test_a_clock_stepped_back_an_hour_keeps_ids_counters_and_lists_right(tmp_pat
         assert len(set(ids)) == len(ids)
         assert {answer["reason"]["code"] for answer in after} == {"CARD_BLACKLISTED"}
         assert [screen(f"before-{number}")["screening_id"] for number in range(3)] == ids[:3]
+        assert [attempts(one) for one in before + after] == [0, 1, 2, 0, 1, 2]
         assert service.stop(signal.SIGKILL)
     with running_service(tmp_path / "own", environment) as service:  # the log knows ids of the clock's future
-        assert screen("restarted")["screening_id"] > ids[-1]
+        assert (restarted := screen("restarted"))["screening_id"] > ids[-1]
         clock.write_text("0")
-        assert screen("stepped forward")["screening_id"] > ids[-1]
+        assert (forward := screen("stepped forward"))["screening_id"] > restarted["screening_id"]
+        assert attempts(restarted) == 3
+        assert attempts(forward) == 3  # those from before the step; those after it are more than an hour old now
 
 
 BACKEND = """

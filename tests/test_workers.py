@@ -15,7 +15,6 @@ from threading import Barrier
 from typing import Any
 
 import httpx
-import pytest
 
 from fraudengine.store import COUNTER_BITS, WORKER_BITS, parse_screening_id
 
@@ -207,15 +206,6 @@ def test_systemd_is_told_when_all_serve_and_that_it_ends(tmp_path: Path) -> None
             assert service.stop() == 0
             while "STOPPING=1" not in heard:
                 heard.append(told.recv(4096).decode())
-
-
-@pytest.mark.long
-def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
-    with running_service(tmp_path / "s", arguments=TWO) as service:
-        still = workers_of(service)[0]
-        os.kill(still, signal.SIGSTOP)
-        wait_until(lambda: still not in workers_of(service), "it is killed", 60)
-        wait_until(lambda: len(workers_of(service)) == 2, "and replaced", 60)
 
 
 def test_conflicting_and_repeated_first_calls_in_both_workers_leave_one_record(tmp_path: Path) -> None:

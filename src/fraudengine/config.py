@@ -82,6 +82,9 @@ class Config(BaseSettings):
         Field(description="The API key that commands call a service with; unset: that of `make run`, if any."),
     ] = None
     workers: Annotated[int, Field(ge=1, le=64, description="Processes that screen, behind one port.")] = 1
+    worker_stall_seconds: Annotated[
+        int, Field(ge=3, le=600, description="How long a worker may stand still before it is killed and replaced.")
+    ] = 30
     unknown_merchant: Annotated[
         Literal["refuse", "platform"],
         Field(description="A merchant without a rule file: `refuse` the call (404), or decide by `platform`."),

@@ -29,6 +29,7 @@ MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
 UNREAD_SECONDS: Final = 0.2  # how long a stop still reads what had arrived by then
+GOODBYE_SECONDS: Final = 2.0  # how long a TLS client may take to say goodbye too; asyncio waits 30 s for it
 ROOM_SECONDS: Final = 0.02  # how often room is made for newcomers at most: it looks at every connection
 
 _WITH_A_WILL_OF_THEIR_OWN: Final = frozenset({b"transfer-encoding", b"connection", b"upgrade", b"expect"})
@@ -139,7 +140,7 @@ class BoundedHttp(HttpToolsProtocol):
         if too_many > 0:
             waiting = [one for one in there if not one._is_answering()]
             for one in heapq.nsmallest(max(too_many, most // 16), waiting, key=BoundedHttp._worth):
-                one.transport.close()
+                one._close()
             self._found_no_room = not waiting
 
     def _is_answering(self) -> bool:
@@ -151,7 +152,24 @@ class BoundedHttp(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Begins the graceful stop: a request that stands unread in the socket came before it and is answered."""
-        self.loop.call_later(UNREAD_SECONDS, super().shutdown)
+        self.loop.call_later(UNREAD_SECONDS, self._end)
+
+    def _end(self) -> None:
+        super().shutdown()
+        self._end_goodbye()
+
+    def _end_goodbye(self) -> None:
+        """Looks from time to time whether what is closed by now waits for its client alone."""
+        if self.transport.is_closing():
+            self._close()
+        else:
+            self.loop.call_later(GOODBYE_SECONDS, self._end_goodbye)
+
+    def _close(self) -> None:
+        """Closes the connection; a TLS client that does not answer to that is let go of after GOODBYE_SECONDS."""
+        self.transport.close()
+        if self.transport.get_extra_info("ssl_object") is not None:
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._late is not None:
@@ -234,7 +252,7 @@ class BoundedHttp(HttpToolsProtocol):
             b"%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status] + b"".join(lines), len(body), body)
         )
         if close:
-            self.transport.close()
+            self._close()
         self.on_response_complete()
 
     def on_response_complete(self) -> None:
@@ -266,7 +284,7 @@ class BoundedHttp(HttpToolsProtocol):
         if left > 0:
             self._wait_for_more(left)
         else:
-            self.transport.close()
+            self._close()
 
     # ---- the parser's calls -----------------------------------------------------------------------
 
@@ -372,7 +390,7 @@ class BoundedHttp(HttpToolsProtocol):
         unanswered = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
         if under_way and unanswered:
             self._refuse(Problem(TIMEOUT, TIMEOUT.help, close=True))
-        self.transport.close()
+        self._close()
 
     def _refuse(self, problem: Problem) -> None:
         """Answers from here, the application not having been asked, and closes."""
@@ -380,7 +398,7 @@ class BoundedHttp(HttpToolsProtocol):
         head = "".join(f"{name}: {value}\r\n" for name, value in problem.headers)
         start = STATUS_LINE[problem.status] + f"{head}content-length: {len(body)}\r\n\r\n".encode()
         self.transport.write(start + body)
-        self.transport.close()
+        self._close()
 
 
 class WholeCycle(RequestResponseCycle):

@@ -13,7 +13,7 @@ Decisions that a reader would question:
   ever: half a service is better than none. When none serves and a worker died MOST_DEATHS times without
   having lived for STEADY_SECONDS, the service ends with exit code 3, for whoever supervises it to see.
 - Both hold an end of a socket pair. A worker beats once a second, and is killed when it was silent for
-  HANG_SECONDS; a worker whose supervisor is gone finishes what it accepted and ends: no orphan holds the port.
+  `stall_seconds`; a worker whose supervisor is gone finishes what it accepted and ends: no orphan holds the port.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from typing import Final
 _log = logging.getLogger(__name__)
 
 BEAT_SECONDS: Final = 1.0
-HANG_SECONDS: Final = 30.0
 STEADY_SECONDS: Final = 10.0
 PAUSES: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 MOST_DEATHS: Final = 5
@@ -131,8 +130,11 @@ class _Place:
 class Supervisor:
     """Keeps `wanted` workers behind a listening socket. The process is its own: one thread, no event loop."""
 
-    def __init__(self, wanted: int, listening: socket.socket, say_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, wanted: int, listening: socket.socket, say_ready: Callable[[], None], stall_seconds: float
+    ) -> None:
         self._listening = listening
+        self._stall_seconds = stall_seconds
         self._say_ready = say_ready
         self._places = [_Place() for _ in range(wanted)]
         self._restarts = 0
@@ -318,7 +320,7 @@ class Supervisor:
         for place in self._places:
             if not place.pid or place.hung:
                 continue
-            is_silent = place.ready_at is not None and now - place.heard_at > HANG_SECONDS
+            is_silent = place.ready_at is not None and now - place.heard_at > self._stall_seconds
             if stops_late or (is_silent and self._stopping_since is None):
                 place.hung = True
                 _log.error("worker %d does not %s: killing it", place.pid, "end" if stops_late else "respond")

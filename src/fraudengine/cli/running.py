@@ -85,7 +85,8 @@ def _become_worker(config: Config) -> tuple[socket.socket, WorkerLink]:
         listening = open_socket(config)
     except CannotListen as error:
         raise Problem(str(error), 3) from None
-    outcome = Supervisor(config.workers, listening, partial(say_ready, config, listening)).run()
+    ready = partial(say_ready, config, listening)
+    outcome = Supervisor(config.workers, listening, ready, config.worker_stall_seconds).run()
     if isinstance(outcome, int):
         sys.exit(outcome)
     return listening, outcome
