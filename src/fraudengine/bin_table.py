@@ -18,6 +18,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from .bin_ranges import KEY_DIGITS, NOTHING, BinInfo, BinRange, Segments, attributes, lay_over
 from .binlist import read_binlist
 from .diagnostics import DataFileError
@@ -144,14 +146,14 @@ def read_table(path: Path) -> tuple[Segments, str]:
     count = head["segments"]
     payload = zlib.decompress(packed)
     steps, cells = array("Q", payload[: 8 * count]), array("I", payload[8 * count : 12 * count])
-    answers = json.loads(payload[12 * count :])
+    answers = orjson.loads(memoryview(payload)[12 * count :])
     texts, widths, columns = answers["texts"], answers["widths"], answers["columns"]
-    values = [[texts[index] for index in column] for column in columns[:4]]
-    spans = [[widths[index] for index in column] for column in columns[4:]]
+    values = [map(texts.__getitem__, column) for column in columns[:4]]
+    spans = [map(widths.__getitem__, column) for column in columns[4:]]
     segments = Segments(
         array("Q", accumulate(_little_endian(steps), initial=0)),
         _little_endian(cells),
-        [BinInfo(*row) for row in zip(*values, strict=True)],
+        list(map(BinInfo._make, zip(*values, strict=True))),
         list(zip(*spans, strict=True)),
     )
     return segments, str(head["build_date"])
