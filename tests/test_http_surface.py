@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from .running import Service, running_service
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+FOUND = Path(__file__).with_name("fuzz")
 SEED = 7
 
 
@@ -67,6 +70,56 @@ def test_two_thousand_calls_break_nothing_and_are_answered_as_documented(service
 def test_twenty_thousand_calls_break_nothing_and_are_answered_as_documented(service: Service) -> None:
     tried, said = run_schemathesis(service, 2_400, "examples,coverage,fuzzing,stateful", 3_000)
     assert tried >= 20_000, said
+    assert_nothing_broke(service)
+
+
+@pytest.mark.parametrize("path", sorted(FOUND.glob("http-*")), ids=lambda path: path.name)
+def test_what_was_found_once_is_answered_or_cut_off(service: Service, path: Path) -> None:
+    """Sent as bytes: each is refused, or answered as any other call, and soon; the next call is answered."""
+    sent = path.read_bytes().replace(b"{key}", service.client.headers["authorization"].encode())
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=20) as connection:
+        answer = exchange(connection, sent)
+    assert time.monotonic() - started < 5
+    for status, rest in re.findall(rb"HTTP/1\.1 (\d{3})([^\n]*)", answer):
+        assert int(status) < 500, (status, rest, answer)
+    if not answer.startswith(b"HTTP/1.1 2"):
+        assert answer == b"" or b"application/problem+json" in answer, answer
+    assert "Traceback" not in "".join(service.stderr)
+    assert service.client.get("/healthz").status_code == 200
+
+
+def exchange(connection: socket.socket, sent: bytes) -> bytes:
+    """The first answer, or what there is of it when the other side closes."""
+    answer = b""
+    try:
+        connection.sendall(sent)
+        while not is_whole(answer) and (piece := connection.recv(65_536)):
+            answer += piece
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    return answer
+
+
+def is_whole(answer: bytes) -> bool:
+    head, blank, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: (\d+)", head)
+    return bool(blank) and length is not None and len(body) >= int(length[1])
+
+
+def test_a_client_that_hangs_up_while_its_import_is_read_is_no_fault(service: Service) -> None:
+    key = service.client.headers["authorization"]
+    head = (
+        "POST /v1/merchants/carthage-market/lists/blacklist/import HTTP/1.1\r\nhost: x\r\n"
+        f"content-type: text/csv\r\nauthorization: {key}\r\ncontent-length: 4000\r\n\r\n{'x' * 4000}"
+    )
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=20) as connection:
+            connection.sendall(head.encode())
+    whole = "/v1/merchants/carthage-market/lists/blacklist/import"
+    for _ in range(3):  # goes through the same threads, after the others
+        refused = service.client.post(whole, content="value\nx\n", headers={"content-type": "text/csv"})
+        assert refused.status_code == 422
     assert_nothing_broke(service)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -175,15 +176,38 @@ def verdicts(config: Config) -> dict[str, set[Verdict]]:
 
 
 def settings(state: Path, **given: object) -> Config:
-    told: dict[str, object] = {"state": state, "rules": REPOSITORY / "rules", "card_key": CARD_KEY, **given}
+    told: dict[str, object] = {"state": state, "rules": REPOSITORY / "rules", "card_key": CARD_KEY, "port": 0}
+    told |= given
     return Config.model_validate(told)
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_service_that_is_well(service: Service) -> None:
-    config = settings(service.state, rules=service.rules, data=service.data)
+    port = int(service.url.rpartition(":")[2])
+    config = settings(service.state, rules=service.rules, data=service.data, port=port)
     wrong = [one for one in examine(config) if one.verdict is Verdict.WRONG]
     assert not wrong
     assert set(verdicts(config)) == set(CHECKS)
+    (workers,) = [one for one in examine(config) if one.check == "workers"]
+    assert workers.text == f"1 of 1 workers serve at 127.0.0.1 port {port}, 0 started anew"
+    other = [one for one in examine(settings(service.state, port=port, workers=2)) if one.check == "workers"]
+    assert "these settings say 2: restart it" in other[-1].text
+    assert other[-1].verdict is Verdict.WARNING
+
+
+@contextmanager
+def closing_at_once(listening: socket.socket) -> Iterator[None]:
+    """Something that is no fraudengine: it hangs up on whoever connects."""
+
+    def hang_up() -> None:
+        with suppress(OSError):
+            while True:
+                listening.accept()[0].close()
+
+    thread = threading.Thread(target=hang_up)
+    thread.start()
+    yield
+    listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
 
 
 def test_each_check_can_fail(state: Path, tmp_path: Path) -> None:
@@ -201,6 +225,9 @@ def test_each_check_can_fail(state: Path, tmp_path: Path) -> None:
     assert Verdict.WARNING in verdicts(settings(state, development=True))["configuration"]
     assert Verdict.WARNING in verdicts(settings(state, host="0.0.0.0"))["configuration"]
     assert Verdict.WARNING in verdicts(config)["API keys"]
+    assert Verdict.WARNING in verdicts(settings(state, workers=64))["workers"]
+    with socket.create_server(("127.0.0.1", 0)) as taken, closing_at_once(taken):
+        assert Verdict.WRONG in verdicts(settings(state, port=taken.getsockname()[1]))["workers"]
 
     with closing(sqlite3.connect(state / "decisions.db", isolation_level=None)) as database:
         database.execute("INSERT INTO merchants VALUES (1, 'm')")

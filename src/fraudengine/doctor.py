@@ -6,10 +6,13 @@ Every check is a function of the settings that gives findings; none changes anyt
 from __future__ import annotations
 
 import ctypes
+import http.client
+import json
 import os
 import resource
 import shutil
 import sqlite3
+import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .assembly import open_data
 from .backup import FILES
@@ -27,7 +30,7 @@ from .environment import environment_of
 from .log_damage import find_damage, logs_set_aside
 from .observation import data_age_s
 from .rules.library import Library
-from .serve import check_certificate
+from .serve import CannotListen, check_certificate, open_socket
 from .store import COUNTER_BITS, WORKER_BITS
 
 DAY_S: Final = 86_400
@@ -197,6 +200,50 @@ def check_disk(config: Config) -> Found:
         )
 
 
+def check_workers(config: Config) -> Found:
+    """How many workers there are for the processors, and who has the address that they are to share."""
+    processors = len(os.sched_getaffinity(0))
+    if config.workers > processors:
+        text = f"{config.workers} workers on {processors} processors take turns: more of them answer no sooner"
+        yield Verdict.WARNING, f"{text}; set {environment_name('workers')} to {processors} or less"
+    address = f"{config.host} port {config.port}"
+    try:
+        open_socket(config).close()
+    except CannotListen as error:
+        found = _ask_readiness(config)
+        if found is None:
+            yield Verdict.WRONG, str(error)
+            return
+        told = found.get("workers") or {"wanted": 1, "ready": 1, "restarts": 0}
+        text = "{ready} of {wanted} workers serve at {at}, {restarts} started anew".format(at=address, **told)
+        if not found["ready"] or told["ready"] < told["wanted"]:
+            yield Verdict.WRONG if not found["ready"] else Verdict.WARNING, f"{text}; its log says why"
+        elif told["wanted"] != config.workers:
+            yield Verdict.WARNING, f"{text}, and these settings say {config.workers}: restart it to have them"
+        else:
+            yield Verdict.WELL, text
+    else:
+        yield Verdict.WELL, f"{address} is free for {config.workers} worker{'s' * (config.workers != 1)}"
+
+
+def _ask_readiness(config: Config) -> dict[str, Any] | None:
+    """What /readyz says at the configured address; None when no fraudengine answers there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    connection: http.client.HTTPConnection
+    if config.ssl_certfile is None:
+        connection = http.client.HTTPConnection(host, config.port, timeout=5)
+    else:  # whose certificate it is matters to callers; here nothing is told to whoever answers
+        trusting = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(host, config.port, timeout=5, context=trusting)
+    with closing(connection):
+        try:
+            connection.request("GET", "/readyz")
+            found = json.loads(connection.getresponse().read(65_536))
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+    return found if isinstance(found, dict) and isinstance(found.get("ready"), bool) else None
+
+
 def check_clock(config: Config) -> Found:
     now = time.time()
     path = config.state / "decisions.db"
@@ -240,5 +287,6 @@ CHECKS: Final[dict[str, Callable[[Config], Found]]] = {
     "data": check_data,
     "databases": check_databases,
     "disk": check_disk,
+    "workers": check_workers,
     "clock": check_clock,
 }

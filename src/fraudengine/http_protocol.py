@@ -26,6 +26,7 @@ from .api.screenings import JSON, NO_STORE, PATH, Given, send_problem
 from .structured_log import Trace
 
 MAX_HEAD_BYTES: Final = 32 * 1024
+_TOO_LONG: Final = "The request line and headers are too long."
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
 UNREAD_SECONDS: Final = 0.2  # how long a stop still reads what had arrived by then
@@ -200,7 +201,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The request line and headers are too long.")
+                self.send_400_response(_TOO_LONG)
 
     # ---- the direct way ---------------------------------------------------------------------------
 
@@ -296,6 +297,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self.app = _answer_overloaded if self._is_crowded() else self._served
+        if self._head_is_too_long():  # it came in one piece
+            self.app = _answer_too_long
         if self._goes_the_short_way():
             self._short = b""
             return
@@ -304,6 +307,12 @@ class BoundedHttp(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
+
+    def _head_is_too_long(self) -> bool:
+        size = len(self.url)
+        for name, value in self.headers:
+            size += len(name) + len(value)
+        return size > MAX_HEAD_BYTES
 
     def _is_crowded(self) -> bool:
         most = self._most
@@ -452,6 +461,10 @@ class WholeCycle(RequestResponseCycle):
         if head.count(b"\n") != len(fields) or head.count(b"\r") != len(fields) or b"\0" in head:
             return None  # a header that would end early: uvicorn says what is wrong with it
         return b"".join((STATUS_LINE[start["status"]], head, b"\r\n", body))
+
+
+async def _answer_too_long(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_problem(Problem(UNREADABLE, _TOO_LONG, close=True), send)
 
 
 async def _answer_overloaded(scope: Scope, receive: Receive, send: Send) -> None:

@@ -242,7 +242,10 @@ def _read_cursor(cursor: str | None) -> tuple[str, int]:
         return "f", 0
     if cursor[0] not in "fr" or not (cursor[1:].isascii() and cursor[1:].isdigit()) or len(cursor) > 20:
         raise InvalidEntry("cursor", "is the `next` of the page before")
-    return cursor[0], int(cursor[1:])
+    place = int(cursor[1:])
+    if place >= 1 << 63:  # no database has such an id, nor takes one
+        raise InvalidEntry("cursor", "is the `next` of the page before")
+    return cursor[0], place
 
 
 def _matches(entry: ListEntry, search: str) -> bool:

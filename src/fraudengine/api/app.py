@@ -12,6 +12,7 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
@@ -52,6 +53,7 @@ from .problems import (
     MEDIA_TYPE,
     NOT_FOUND,
     UNKNOWN_SCREENING,
+    UNREADABLE,
     Kind,
     Problem,
     in_words,
@@ -205,7 +207,11 @@ def _add_problem_handlers(app: FastAPI) -> None:
         problems = tuple((safe_name(details["loc"][-1]), "is not valid") for details in error.errors())
         return _problem_response(Problem(INVALID_REQUEST, in_words(problems), problems))
 
+    async def on_hang_up(request: Request, error: Exception) -> Response:
+        return _problem_response(Problem(UNREADABLE, "The body was cut off.", close=True))  # nobody reads it
+
     app.add_exception_handler(FraudengineError, on_error)
+    app.add_exception_handler(ClientDisconnect, on_hang_up)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(Exception, on_error)  # its traceback goes to the log

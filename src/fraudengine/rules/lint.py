@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 
 from ..diagnostics import Diagnostic, Severity, Span
 from . import check_values as values
-from .ast import Mode, RuleId, RuleSet
+from .ast import Mode, Outcome, RuleId, RuleSet
 from .checked import DEFAULT_TIMEZONE, CheckedFile, CheckedRule, FileKind, shown
 from .lint_pairs import compare_rules
 from .yamldoc import Mapping as MappingNode
@@ -29,6 +29,7 @@ def find_warnings(
         if rule_set is not None:
             found += compare_rules(rule_set.rules, file.name)
             found += _filled_for_nobody(file, rule_set, by_name)
+            found += _silent_without_entries(file, rule_set)
         if "expires" in sources.get(path, ""):
             timezone = rule_set.timezone if rule_set is not None else file.timezone or DEFAULT_TIMEZONE
             found += _expired_entries(path, sources[path], timezone, as_of_us)
@@ -101,6 +102,26 @@ def _filled_for_nobody(
             message = f"{what} `{name}` is filled in, but no rule in force reads it"
             also = tuple((places[rule], f"off: {off[rule]}") for rule in rules)
             yield _warning(f"unread-{what}", message, span, "set a rule that reads it live, or delete it", also)
+
+
+def _silent_without_entries(file: CheckedFile, rule_set: RuleSet) -> Iterator[Diagnostic]:
+    """A merchant's rule against whoever is not in a list that is empty: it is off, so everybody passes it.
+
+    An `allowed_*` list is left alone: that its rules wait for it is what its name says.
+    """
+    off = {rule.id: rule for rule in rule_set.rules if rule.mode is Mode.OFF and rule.awaits}
+    for checked in file.rules if file.kind is FileKind.MERCHANT else ():
+        rule = off.get(checked.rule.id)
+        if rule is None or rule.then is Outcome.ACCEPT:
+            continue
+        for use in checked.lists:
+            if use.turns_off and use.name in rule.awaits and not use.name.startswith("allowed_"):
+                message = f"rule `{rule.id}` is off while the list `{use.name}` has no entry, so it stops nobody"
+                hint = (
+                    f"fill the list, or name it `trusted_{use.name}`: then the rule holds for everybody meanwhile"
+                )
+                yield _warning("silent-without-entries", message, use.span, hint)
+                break
 
 
 # ---- expired entries ------------------------------------------------------------------------------
