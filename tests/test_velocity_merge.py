@@ -125,7 +125,7 @@ def test_a_merge_that_was_killed_is_taken_up_again(tmp_path: Path) -> None:
         "go_on = lambda: next(left, None) is not None or os.kill(os.getpid(), signal.SIGKILL)\n"
         "TailMerge(Path(sys.argv[1]), threading.Lock(), go_on, 1).run()\n"
     )
-    for pieces in (7, 25):  # while rows are inserted, and while they are deleted
+    for pieces in (7, 22):  # while rows are inserted, and while they are deleted
         done = subprocess.run(
             [sys.executable, "-c", killed, str(path), str(pieces)],
             env={**os.environ, "PYTHONPATH": os.getcwd()},
