@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import httpx
 import pytest
 
 from fraudengine.bin_table import BinTable
@@ -44,3 +46,15 @@ def _once(read: Callable[..., Any]) -> Callable[..., Any]:
         return read(*(path, own_rows) if own_rows is not None else (path,))
 
     return table
+
+
+@pytest.fixture(scope="session", autouse=True)
+def authorities_of_the_machine() -> Iterator[None]:
+    """The certificate authorities are read once: httpx reads them for each client, for plain HTTP too, in 25 ms."""
+    usual = httpx.create_ssl_context()
+
+    def context(verify: ssl.SSLContext | str | bool = True, cert: Any = None, trust_env: bool = True) -> Any:
+        return usual if verify is True and cert is None else httpx.create_ssl_context(verify, cert, trust_env)
+
+    with patch("httpx._transports.default.create_ssl_context", context):
+        yield

@@ -149,7 +149,7 @@ histories = st.lists(
     st.builds(lambda facts, word: {**facts, "three_ds": word}, strategies.facts(), words), min_size=1, max_size=12
 )
 bounded = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
