@@ -30,14 +30,13 @@ from .velocity_documents import rows_of_document
 from .velocity_history import append_next_steps
 from .velocity_index import (
     EventRow,
-    IndexedScreening,
     Registry,
-    events_of,
+    add_events,
     read_generation,
     read_registry,
 )
 from .velocity_merge import MergeThread
-from .velocity_tail import append_to_tail
+from .velocity_tail import EventValues, append_to_tail
 
 
 @record
@@ -347,40 +346,34 @@ class BatchWriter:
             return
         if generation != self.registry.generation:
             self.registry = read_registry(connection)
-        indexed = []
+        recorded = self._recorded_of(connection, entries) if doubtful else None
+        values: EventValues = []
+        again: list[ScreeningRecord] = []
         for entry in entries:
             record = entry.record
             rows = record.velocity
             if record.velocity_generation != generation:
                 rows = rows_of_document(self.registry, record.merchant, record.document)
-            if rows:
-                indexed.append(IndexedScreening(record.id, entry.transaction_hash, record.at_us, rows))
-        if not indexed:
-            return
-        if doubtful:  # another process may have recorded some of these calls
-            indexed = self._recorded_now(connection, indexed)
-        again = known & {one.transaction_hash for one in indexed}
-        append_to_tail(connection, events_of([one for one in indexed if one.transaction_hash not in again]))
+            if not rows or (recorded is not None and record.id not in recorded):
+                continue
+            if entry.transaction_hash in known:
+                again.append(record)
+            else:
+                add_events(values, record.id, record.at_us, rows)
+        append_to_tail(connection, values)
         if again:
-            ids = {one.screening_id for one in indexed}
-            for merchant, transaction_id in {
-                (entry.record.merchant, entry.record.transaction_id): None
-                for entry in entries
-                if entry.transaction_hash in again
-            }:
+            ids = {record.id for record in again}
+            for merchant, transaction_id in dict.fromkeys((one.merchant, one.transaction_id) for one in again):
                 append_next_steps(connection, self.registry, merchant, transaction_id, ids)
 
     @staticmethod
-    def _recorded_now(
-        connection: sqlite3.Connection, indexed: Sequence[IndexedScreening]
-    ) -> list[IndexedScreening]:
-        """Those of the batch that the log took."""
+    def _recorded_of(connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> set[int]:
+        """The ids of those that the log took: another process may have recorded some of these calls."""
         found = connection.execute(
             "SELECT id FROM screenings WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps([one.screening_id for one in indexed]),),
+            (json.dumps([entry.record.id for entry in entries]),),
         ).fetchall()
-        ids = {row[0] for row in found}
-        return [one for one in indexed if one.screening_id in ids]
+        return {row[0] for row in found}
 
     @staticmethod
     def _known_transactions(connection: sqlite3.Connection, entries: Sequence[PendingRecord]) -> set[int]:

@@ -33,13 +33,12 @@ from .velocity_index import (
     OWN_BITS,
     TECHNICAL,
     EventRow,
-    IndexedScreening,
     Registry,
-    events_of,
+    add_events,
     owner_of,
     read_registry,
 )
-from .velocity_tail import EVENT_COLUMNS, append_to_tail, insert_into_index
+from .velocity_tail import EVENT_COLUMNS, EventValues, append_to_tail, insert_into_index
 
 _log = logging.getLogger(__name__)
 
@@ -166,14 +165,13 @@ class VelocityHistory:
         reached = found[-1].id if len(found) == CHUNK else upto
         kept = _only(behind)
         repeated = _with_steps_or_reports(connection, found)
-        plain = [
-            IndexedScreening(one.id, one.transaction_hash, one.at_us, rows)
-            for one in found
-            if one.transaction_hash not in repeated and (rows := rows_of_document(kept, one.merchant, one.document))
-        ]
+        values: EventValues = []
+        for one in found:
+            if one.transaction_hash not in repeated:
+                add_events(values, one.id, one.at_us, rows_of_document(kept, one.merchant, one.document))
         connection.execute("BEGIN IMMEDIATE")
         try:
-            insert_into_index(connection, events_of(plain))
+            insert_into_index(connection, values)
             registry = read_registry(connection)
             for one in found:
                 if one.transaction_hash in repeated:

@@ -202,22 +202,10 @@ def event_rows(
     return tuple(rows)
 
 
-class IndexedScreening(NamedTuple):
-    """A screening on its way to the index."""
-
-    screening_id: int
-    transaction_hash: int
-    at_us: int
-    rows: tuple[EventRow, ...]
-
-
-def events_of(screenings: Iterable[IndexedScreening]) -> EventValues:
-    """The rows of screenings that are the only ones of their transactions: what they fit, they are the first to."""
-    values: EventValues = []
-    for screening_id, _, at_us, rows in screenings:
-        for key_hash, fits, currency, value, bucket_us, _ in rows:
-            values += (at_us // bucket_us, key_hash, at_us, screening_id, fits, currency, value)
-    return values
+def add_events(values: EventValues, screening_id: int, at_us: int, rows: Iterable[EventRow]) -> None:
+    """Adds the rows of a screening that is the only one of its transaction: what it fits, it is the first to."""
+    for key_hash, fits, currency, value, bucket_us, _ in rows:
+        values += (at_us // bucket_us, key_hash, at_us, screening_id, fits, currency, value)
 
 
 # ---- reading --------------------------------------------------------------------------------------
