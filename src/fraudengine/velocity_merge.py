@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 MERGE_EVENTS: Final = 200_000
 CHUNK: Final = 2_500  # events of one transaction: some four milliseconds in which no record is committed
 DELETIONS: Final = 4  # so many chunks are deleted at once: what lies together costs a quarter
-_CHECKPOINT_CHUNKS: Final = 10
+_CHECKPOINT_CHUNKS: Final = 30
 
 
 def is_due(connection: sqlite3.Connection, merge_events: int = MERGE_EVENTS) -> bool:
