@@ -64,7 +64,8 @@ def test_two_workers_obey_what_any_process_changes(tmp_path: Path) -> None:
     """Lists, rules, API keys and the card key, from the command line, while both serve; then an orderly end."""
     with running_service(tmp_path / "s", arguments=TWO) as service, ExitStack() as stack:
         assert len(workers_of(service)) == 2
-        assert state_of(service) == {"wanted": 2, "ready": 2, "restarts": 0}
+        complete = {"wanted": 2, "ready": 2, "restarts": 0}
+        wait_until(lambda: state_of(service) == complete, "each worker knows of the other")
         assert [line for line in service.stderr if "ready on" in line] == [f"fraudengine: ready on {service.url}\n"]
         surroundings = {
             "FRAUDENGINE_STATE": str(service.state),

@@ -343,13 +343,13 @@ class Supervisor:
     def _note_change(self) -> None:
         ready = self._ready_places()
         self._has_served = self._has_served or ready > 0
-        if ready == len(self._places) and not self._was_complete:
-            self._was_complete = True
-            self._say_ready()
-            notify_systemd("READY=1")
-        notify_systemd(f"STATUS={ready} of {len(self._places)} workers serve")
         told = json.dumps([len(self._places), ready, self._restarts]).encode() + b"\n"
         for place in self._places:
             if place.tie is not None:
                 with suppress(OSError):
                     place.tie.send(told)
+        if ready == len(self._places) and not self._was_complete:
+            self._was_complete = True
+            self._say_ready()
+            notify_systemd("READY=1")
+        notify_systemd(f"STATUS={ready} of {len(self._places)} workers serve")
