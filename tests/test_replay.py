@@ -217,8 +217,7 @@ def test_the_example_of_the_package_runs(history: Path, tmp_path: Path, monkeypa
 
 def test_a_git_revision_is_replayed_and_an_unknown_one_refused(directory: Path, history: Path) -> None:
     config = configuration(directory / "state")
-    given: Any = {"merchants": ["medina-topup"], "config": config, "data": data_files()}
-    with replay(history, "HEAD", RULES, flip_limit=0, **given) as result:
+    with replay(history, "HEAD", RULES, config=config, data=data_files(), flip_limit=0) as result:
         assert result.summary.candidate == "HEAD"
     with pytest.raises(NoSuchRules, match="no-such-revision"):
         replay(history, "no-such-revision", config=config, data=data_files())

@@ -179,8 +179,7 @@ _KNOWN_WHERE: Final = (
 )
 _KNOWN: Final = tuple(f"{_KNOWN_WHERE} ({', '.join('?' * rows)})" for rows in range(_ROWS_PER_INSERT + 1))
 _KNOWN_OF_MANY: Final = f"{_KNOWN_WHERE} (SELECT value FROM json_each(?))"
-_CHECKPOINT_ROWS: Final = 1_000
-_LONG_WAL_ROWS: Final = 7_000  # of some 8 kB; a checkpoint that finds so many waits for a reader that is in the way
+_CHECKPOINT_ROWS: Final = 2_000
 
 RuleFiles: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # rule set, (path, text) of each file
 Parameter: TypeAlias = int | str | bytes | None
@@ -195,7 +194,6 @@ class BatchWriter:
         self._merchant_ids: dict[str, int] = {}
         self._revision_ids: dict[str, int] = {}
         self._since_checkpoint = 0
-        self._in_wal = 0  # rows since the last checkpoint that moved all of them
         self.registry = Registry()  # of velocity series; replaced as a whole, so any thread may read it
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
@@ -283,16 +281,11 @@ class BatchWriter:
         """Moves the WAL into the file, and the tail of counted events into their index, each when there is much."""
         if self._connection is None or self._since_checkpoint < _CHECKPOINT_ROWS:
             return
-        self._in_wal += self._since_checkpoint
         self._since_checkpoint = 0
-        # Payments wait for a checkpoint, so it does not wait for a reader of the WAL, such as the search index.
-        patience_ms = 0 if self._in_wal < _LONG_WAL_ROWS else store.CHECKPOINT_BUSY_MS
         # What failed here fails again, and is told, at the next commit; the rows are safe in the WAL.
         with suppress(sqlite3.Error):
             with self.turn:
-                is_whole = store.take_checkpoint(self._connection, self._busy_timeout_ms, patience_ms)
-            if is_whole:
-                self._in_wal = 0
+                store.take_checkpoint(self._connection, self._busy_timeout_ms)
             self.merges.begin_if_due(self._connection)
 
     def find_recorded(self, entry: PendingRecord) -> Written:

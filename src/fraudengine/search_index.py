@@ -77,14 +77,19 @@ _TERMS: Final = """
     UNION ALL SELECT :run, 'u' || outcome, id FROM chosen WHERE outcome <> 'accept'
     UNION ALL SELECT :run, 'u' || merchant_id || ':' || outcome, id FROM chosen WHERE outcome <> 'accept'
 """
-_INSERT: Final = f"""
-    WITH chosen AS MATERIALIZED (
-        SELECT id, merchant_id, transaction_id, card_identity, outcome, code,
-            json_extract(CAST(document AS TEXT), '$.transaction.order_ref') AS order_ref
-        FROM log.screenings WHERE id BETWEEN :first AND :last
-    )
-    INSERT INTO postings (run, term, id) SELECT * FROM ({_TERMS}) ORDER BY 2, 3
+_INSERT: Final = f"INSERT INTO postings (run, term, id) SELECT * FROM ({_TERMS}) ORDER BY 2, 3"
+_CHOSEN: Final = """CREATE TEMP TABLE chosen (
+    id INTEGER PRIMARY KEY, merchant_id INTEGER, transaction_id TEXT, card_identity TEXT, outcome TEXT, code TEXT,
+    order_ref TEXT
+)"""
+_CHOOSE: Final = """
+    INSERT INTO temp.chosen
+    SELECT id, merchant_id, transaction_id, card_identity, outcome, code,
+        json_extract(CAST(document AS TEXT), '$.transaction.order_ref')
+    FROM log.screenings WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
 """
+READ_ROWS: Final = 128
+"""Rows of the log that are read at a time: its checkpoints, and with them the payments, wait for whoever reads it."""
 
 
 def first_id_at(instant_us: int) -> int:
@@ -103,6 +108,7 @@ class SearchIndex:
         self._connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is made again
         self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._connection.execute("ATTACH DATABASE ? AS log", (str(state / "decisions.db"),))
+        self._connection.execute(_CHOSEN)
 
     @classmethod
     def claim(cls, state: Path, clock_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> SearchIndex | None:
@@ -160,16 +166,25 @@ class SearchIndex:
                 (after, settled, ROWS[level]),
             ).fetchone()
             if row[1] == ROWS[level]:
+                self._choose(after + 1, row[0])  # no gap: a late row has a run
                 self._connection.execute("BEGIN")
-                self._write_run(level, after + 1, row[0])  # no gap: a late row has a run
+                self._write_run(level, after + 1, row[0])
                 self._connection.execute("COMMIT")
                 return int(row[1])
         return 0
 
+    def _choose(self, first: int, last: int) -> None:
+        """Reads the rows of a run to come into a table of this connection's own, in many short transactions."""
+        self._connection.execute("DELETE FROM temp.chosen")
+        start = first
+        while self._connection.execute(_CHOOSE, (start, last, READ_ROWS)).rowcount == READ_ROWS:
+            start = self._connection.execute("SELECT max(id) FROM temp.chosen").fetchone()[0] + 1
+
     def _write_run(self, level: int, first: int, last: int) -> None:
+        """Writes the rows that were chosen as a run; nothing of the log is read while it is written."""
         run = self._connection.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
-        self._connection.execute(_INSERT, {"run": run, "first": first, "last": last})
-        count = self._count(first, last)
+        self._connection.execute(_INSERT, {"run": run})
+        count = self._connection.execute("SELECT count(*) FROM temp.chosen").fetchone()[0]
         self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", (run, level, first, last, count))
 
     def _count(self, first: int, last: int) -> int:
@@ -190,6 +205,8 @@ class SearchIndex:
             held = ", ".join(str(row[0]) for row in runs)
             # Counting again is a reading of the rows: cheap while they are recent, and nothing comes later still.
             is_whole = level > 0 or self._count(first, last) == count
+            if not is_whole:
+                self._choose(first, last)
             self._connection.execute("BEGIN")
             if is_whole:
                 run = self._connection.execute("SELECT max(run) + 1 FROM runs").fetchone()[0]

@@ -240,15 +240,13 @@ def _known_migrations(schema: Schema) -> set[str]:
         return {migration.name for migration in pending}
 
 
-def take_checkpoint(
-    connection: sqlite3.Connection, busy_timeout_ms: int, patience_ms: int = CHECKPOINT_BUSY_MS
-) -> bool:
+def take_checkpoint(connection: sqlite3.Connection, busy_timeout_ms: int) -> bool:
     """Moves the WAL into the database file, so that the next commit starts the WAL over; True when all moved.
 
     RESTART rather than PASSIVE, because it asks for the write lock; see the module's docstring. A reader that
-    stays in the way costs `patience_ms`, not `busy_timeout_ms`, which is put back afterwards.
+    stays in the way costs CHECKPOINT_BUSY_MS, not `busy_timeout_ms`, which is put back afterwards.
     """
-    connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
+    connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")
     try:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
     finally:
