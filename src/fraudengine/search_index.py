@@ -89,7 +89,7 @@ _CHOOSE: Final = """
     FROM log.screenings WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
 """
 READ_ROWS: Final = 128
-"""Rows of the log that are read at a time: its checkpoints, and with them the payments, wait for whoever reads it."""
+"""Rows of the log that are read at a time: its checkpoints, and the payments with them, wait for a reader."""
 
 
 def first_id_at(instant_us: int) -> int:
