@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Barrier
 from typing import Any
 
 import httpx
@@ -171,21 +171,15 @@ def test_a_mistake_at_the_first_start_is_told_once_with_its_own_code(tmp_path: P
 
 def test_stopping_answers_what_was_accepted(tmp_path: Path) -> None:
     with running_service(tmp_path / "s", arguments=TWO) as service:
-        stopping = Event()
 
         def ask(number: int) -> int:
-            came_late = stopping.is_set()
             try:
                 with httpx.Client(base_url=service.url, timeout=30, headers=service.client.headers) as client:
                     body = TRANSACTION | {"transaction_id": f"S{number}"}
                     given = client.post("/v1/screenings", json=body)
             except httpx.ConnectError:
                 return 0  # came after the stop
-            except httpx.ReadError:  # the kernel had taken the connection, no worker had
-                assert came_late, "a request from before the stop got no answer"
-                return 0
             if number == 40:
-                stopping.set()
                 service.process.send_signal(signal.SIGTERM)
             return given.status_code
 

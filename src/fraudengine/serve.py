@@ -15,8 +15,9 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 import uvicorn
@@ -26,7 +27,7 @@ from .api import AccessPort, ScreenerPort, create_app
 from .cards import HidePans
 from .config import Config, environment_name
 from .diagnostics import ConfigurationError
-from .http_protocol import BoundedHttp
+from .http_protocol import UNREAD_SECONDS, BoundedHttp
 from .search_index import Indexing
 from .structured_log import JsonFormatter, screening_lines
 from .supervisor import BEAT_SECONDS, WorkerLink, notify_systemd
@@ -193,6 +194,22 @@ class _Server(uvicorn.Server):
         notify_systemd("READY=1")
         self._beat()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes what the kernel accepted before it closes the port: those would be cut off else, unread."""
+        waiting = [found for listening in sockets or () for found in _take_waiting(listening)]
+        for server in self.servers:
+            server.close()
+        for listening in sockets or ():
+            listening.close()
+        loop = asyncio.get_running_loop()
+        protocol = partial(
+            BoundedHttp, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        taken = [loop.connect_accepted_socket(protocol, found, ssl=self.config.ssl) for found in waiting]
+        with suppress(TimeoutError):  # who does not shake hands at once is let go
+            await asyncio.wait_for(asyncio.gather(*taken, return_exceptions=True), UNREAD_SECONDS)
+        await super().shutdown(sockets)
+
     def _stop(self) -> None:
         self.should_exit = True
 
@@ -226,6 +243,15 @@ class _Server(uvicorn.Server):
         finally:
             for number in (*signals, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+
+def _take_waiting(listening: socket.socket) -> Iterator[socket.socket]:
+    """The connections that the kernel holds for a listening socket, as many as it can hold at most."""
+    with suppress(OSError):  # there are no more
+        for _ in range(BACKLOG):
+            found, _ = listening.accept()
+            found.setblocking(False)
+            yield found
 
 
 def log_to_stderr(level: int = logging.INFO, log_format: str = "text") -> None:
