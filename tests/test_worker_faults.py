@@ -25,7 +25,7 @@ from fraudengine.store import parse_screening_id
 
 from .running import TRANSACTION, Service, fraudengine, running_service, wait_until
 from .test_access import make_certificate
-from .test_workers import NOW, TWO, one_client_for_each, slot_of, state_of, workers_of
+from .test_workers import NOW, TWO, one_client_for_each, slot_of, standing_still, state_of, workers_of
 
 AT = TRANSACTION["at"]
 CUT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # not refused, not timed out
@@ -34,13 +34,25 @@ CUT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # not refu
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two workers that the tests kill one by one; each test waits until both serve."""
-    settings = {"FRAUDENGINE_WORKER_STALL_SECONDS": "3"}
-    with running_service(tmp_path_factory.mktemp("two"), settings, arguments=TWO) as service:
+    with running_service(tmp_path_factory.mktemp("two"), arguments=TWO) as service:
         yield service
 
 
 def wait_for_both(service: Service) -> None:
     wait_until(lambda: state_of(service)["ready"] == 2, "both workers serve", 60)
+
+
+@contextmanager
+def one_replaced(service: Service) -> Iterator[None]:
+    """Begins when both workers serve, and ends when both serve again and one, no more, was started anew.
+
+    That a worker is dead is known only when the kernel has ended it; who asks before is told of two.
+    """
+    wait_for_both(service)
+    restarts = state_of(service)["restarts"]
+    yield
+    expected = {"wanted": 2, "ready": 2, "restarts": restarts + 1}
+    wait_until(lambda: state_of(service) == expected, "it is replaced", 60)
 
 
 def recorded(service: Service, begins: str) -> list[tuple[str, int]]:
@@ -82,7 +94,7 @@ def unread(service: Service, local_port: int) -> bool:
 def test_kill_9_of_one_worker_under_load_loses_no_answer_and_records_nothing_twice(two: Service) -> None:
     """Callers retry what was cut off, as a gateway does; nobody is refused and nobody gets an error."""
     wait_for_both(two)
-    restarts, before = state_of(two)["restarts"], workers_of(two)
+    before = workers_of(two)
     answers: dict[str, str] = {}
     cut: list[str] = []
     enough = threading.Event()
@@ -109,16 +121,15 @@ def test_kill_9_of_one_worker_under_load_loses_no_answer_and_records_nothing_twi
         under_way = [pool.submit(load, caller) for caller in range(8)]
         try:
             wait_until(lambda: len(answers) >= 300, "payments are answered")
-            os.kill(before[0], signal.SIGKILL)
-            killed_at = len(answers)
-            wait_until(lambda: len(answers) >= killed_at + 300, "payments go on")
-            wait_for_both(two)
+            with one_replaced(two):
+                os.kill(before[0], signal.SIGKILL)
+                killed_at = len(answers)
+                wait_until(lambda: len(answers) >= killed_at + 300, "payments go on")
         finally:
             enough.set()
         for one in under_way:
             one.result()
     assert cut, "the worker that was killed had connections"
-    assert state_of(two)["restarts"] == restarts + 1
     assert set(before) & set(workers_of(two)) == {before[1]}
     rows = recorded(two, "load-")
     assert len(rows) == len({name for name, _ in rows}), "a screening is recorded twice"
@@ -143,8 +154,7 @@ def send_raw(service: Service, stack: ExitStack, name: str) -> socket.socket:
 
 def test_a_retry_at_the_other_worker_gets_what_the_killed_one_recorded(two: Service) -> None:
     """Killed between the commit and the client's reading of the answer."""
-    wait_for_both(two)
-    with ExitStack() as stack:
+    with one_replaced(two), ExitStack() as stack:
         connection = send_raw(two, stack, "answered-1")
         wait_until(lambda: len(recorded(two, "answered-1")) == 1, "it is recorded")
         os.kill(worker_behind(two, connection.getsockname()[1]), signal.SIGKILL)
@@ -180,8 +190,7 @@ def locked_log(service: Service) -> Iterator[None]:
 
 def test_a_retry_at_the_other_worker_of_a_call_that_was_cut_off_is_the_first_decision(two: Service) -> None:
     """Killed after the worker took the call and before its record was written."""
-    wait_for_both(two)
-    with ExitStack() as stack:
+    with one_replaced(two), ExitStack() as stack:
         with locked_log(two):
             connection = send_raw(two, stack, "cut-1")
             port = connection.getsockname()[1]
@@ -197,26 +206,61 @@ def test_a_retry_at_the_other_worker_of_a_call_that_was_cut_off_is_the_first_dec
         assert [("cut-1", parse_screening_id(given[0]))] == recorded(two, "cut-1")
 
 
-def test_a_worker_that_stands_still_is_killed_and_replaced_and_the_other_answers_meanwhile(two: Service) -> None:
-    wait_for_both(two)
-    restarts, still = state_of(two)["restarts"], workers_of(two)[0]
-    with ExitStack() as stack:
-        clients = one_client_for_each(two, stack, "still")
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two workers that are replaced when they stand still for three seconds, or take ten to begin to serve."""
+    settings = {"FRAUDENGINE_WORKER_STALL_SECONDS": "3", "FRAUDENGINE_WORKER_START_SECONDS": "10"}
+    with running_service(tmp_path_factory.mktemp("hasty"), settings, arguments=TWO) as service:
+        yield service
+
+
+def test_a_worker_that_stands_still_is_killed_and_replaced_and_the_other_answers_meanwhile(hasty: Service) -> None:
+    with one_replaced(hasty), ExitStack() as stack:
+        still = workers_of(hasty)[0]
+        clients = one_client_for_each(hasty, stack, "still")
         ports = {}
         for slot, client in clients.items():
             (pooled,) = client._transport._pool.connections  # type: ignore[attr-defined]
             stream = pooled._connection._network_stream
-            ports[slot] = worker_behind(two, stream.get_extra_info("client_addr")[1])
+            ports[slot] = worker_behind(hasty, stream.get_extra_info("client_addr")[1])
         os.kill(still, signal.SIGSTOP)
         other = next(clients[slot] for slot, pid in ports.items() if pid != still)
         answered = 0
-        while still in workers_of(two):
+        while still in workers_of(hasty):
             given = other.post("/v1/screenings", json=TRANSACTION | {"transaction_id": f"meanwhile-{answered}"})
             assert given.status_code == 200
             answered += 1
         assert answered > 10
-    wait_until(lambda: state_of(two) == {"wanted": 2, "ready": 2, "restarts": restarts + 1}, "it is replaced", 60)
-    assert any(f"worker {still} does not respond" in line for line in two.stderr)
+    assert any(f"worker {still} does not respond" in line for line in hasty.stderr)
+
+
+def test_a_machine_that_was_paused_costs_no_worker(hasty: Service) -> None:
+    """Supervisor and workers stand still longer than a worker may, and the supervisor comes to first."""
+    wait_for_both(hasty)
+    pids, before = workers_of(hasty), state_of(hasty)
+    with standing_still(pids):
+        with standing_still([hasty.process.pid]):
+            paused_at = time.monotonic()
+            wait_until(lambda: time.monotonic() > paused_at + 4, "the pause is long")
+        woken_at = time.monotonic()
+        wait_until(lambda: time.monotonic() > woken_at + 0.5, "the supervisor has looked at them")
+    assert hasty.screen(transaction_id="after-the-pause").status_code == 200
+    assert (workers_of(hasty), state_of(hasty)) == (pids, before)
+    assert not any("does not respond" in line and str(pid) in line for line in hasty.stderr for pid in pids)
+
+
+def test_a_worker_that_hangs_before_it_serves_is_killed_and_replaced(hasty: Service) -> None:
+    wait_for_both(hasty)
+    killed, other = workers_of(hasty)
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: len(set(workers_of(hasty)) - {killed, other}) == 1, "another is started")
+    (hung,) = set(workers_of(hasty)) - {killed, other}
+    os.kill(hung, signal.SIGSTOP)
+    wait_until(lambda: state_of(hasty)["ready"] == 1, "the other knows that it is alone")
+    wait_until(lambda: hung not in workers_of(hasty), "it is killed")
+    assert any(f"worker {hung} does not begin to serve: killing it" in line for line in hasty.stderr)
+    wait_for_both(hasty)
+    assert other in workers_of(hasty)
 
 
 # ---- a second step that races its first call ------------------------------------------------------

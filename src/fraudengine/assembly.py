@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from .access import AccessKeys
 from .audit import AuditLog
@@ -26,8 +27,10 @@ def open_data(config: Config) -> DataFiles:
     return DataFiles(config.ip_country_file, config.data / "bins.dat", config.data / "bins.local.csv")
 
 
-def open_screener(config: Config, audit: AuditLog | None = None) -> Screener:
-    """A screener on real files; changes of rules go to `audit`.
+def open_screener(
+    config: Config, audit: AuditLog | None = None, progress: Callable[[], None] = lambda: None
+) -> Screener:
+    """A screener on real files; changes of rules go to `audit`, and `progress` hears that a long start goes on.
 
     Raises ConfigurationError, RuleFilesRefused, DataFileError, StoreUnavailable.
     """
@@ -66,6 +69,7 @@ def open_screener(config: Config, audit: AuditLog | None = None) -> Screener:
             watch,
             audit,
             metrics,
+            progress,
         ),
         fall_back_to_platform=config.unknown_merchant == "platform",
         reload_interval_ms=config.reload_interval_ms,

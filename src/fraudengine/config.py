@@ -85,6 +85,15 @@ class Config(BaseSettings):
     worker_stall_seconds: Annotated[
         int, Field(ge=3, le=600, description="How long a worker may stand still before it is killed and replaced.")
     ] = 30
+    worker_start_seconds: Annotated[
+        int,
+        Field(
+            ge=5,
+            le=86_400,
+            description="How long a worker may take to begin to serve before it is killed and replaced, beside the "
+            "time in which it counts past screenings.",
+        ),
+    ] = 1800
     unknown_merchant: Annotated[
         Literal["refuse", "platform"],
         Field(description="A merchant without a rule file: `refuse` the call (404), or decide by `platform`."),

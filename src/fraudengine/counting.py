@@ -6,7 +6,7 @@ a merchant's rules from before until `catch_up`, on another thread, has filled i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .decision_log import DecisionLog
 from .enrich import phone_country
@@ -40,12 +40,17 @@ class Counting:
         if any(not registry.knows(series, owner) for series, owner in wanted):
             self._log.velocity = self._history.register(wanted)
 
-    def catch_up(self) -> bool:
-        """Fills in what lacks its past; True when there was something."""
+    def catch_up(self, progress: Callable[[], None] = lambda: None) -> bool:
+        """Fills in what lacks its past, telling `progress` again and again; True when there was something."""
         registry = self._log.velocity
         if registry.is_complete:
             return False
-        self._log.velocity = self._history.fill(go_on=lambda: not self._stopped)
+
+        def go_on() -> bool:
+            progress()
+            return not self._stopped
+
+        self._log.velocity = self._history.fill(go_on=go_on)
         return True
 
     def stop(self) -> None:

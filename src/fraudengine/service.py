@@ -64,6 +64,7 @@ class Parts:
     key_watch: KeyWatch | None = None
     audit: AuditLog | None = None  # None: nobody is told of changed rules
     metrics: Metrics | None = None  # None: kept beside the log, no merchant told apart
+    progress: Callable[[], None] = lambda: None  # hears that a long start goes on
 
 
 LIVE_WITHIN_US: Final = 86_400_000_000
@@ -180,7 +181,7 @@ class Screener:
             self._upkeep = ListUpkeep(parts.lists)
         self.counting = Counting(parts.log, for_everybody=fall_back_to_platform)
         self.counting.adopt(parts.library.snapshot.rule_sets)
-        self.counting.catch_up()
+        self.counting.catch_up(parts.progress)
         self.rules = ReadyRules(
             parts.library,
             parts.engine,

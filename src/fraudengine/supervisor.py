@@ -13,7 +13,9 @@ Decisions that a reader would question:
   ever: half a service is better than none. When none serves and a worker died MOST_DEATHS times without
   having lived for STEADY_SECONDS, the service ends with exit code 3, for whoever supervises it to see.
 - Both hold an end of a socket pair. A worker beats once a second, and is killed when it was silent for
-  `stall_seconds`; a worker whose supervisor is gone finishes what it accepted and ends: no orphan holds the port.
+  `stall_seconds`, or before it serves for `start_seconds`: a long start says that it goes on. Time in which the
+  supervisor itself stood still (a machine that was paused) counts against nobody: the workers stood still too.
+- A worker whose supervisor is gone finishes what it accepted and ends: no orphan holds the port.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ GIVEN_UP: Final = 3
 
 _READY: Final = b"R"
 _BEAT: Final = b"B"
+_STARTS: Final = b"S"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -75,17 +78,22 @@ def notify_systemd(message: str) -> None:
 class WorkerLink:
     """A worker's end of its tie to the supervisor."""
 
-    def __init__(self, tie: socket.socket, *, is_first: bool) -> None:
+    def __init__(self, tie: socket.socket, *, is_first: bool, state: WorkersState) -> None:
         self._tie = tie
         self.is_first = is_first
-        self.state: WorkersState | None = None
+        self.state = state  # as it was at the fork, until something else is told
         self._held = b""
+
+    def say_starting(self) -> None:
+        """Says that the start, which takes long, goes on."""
+        self._say(_STARTS)
 
     def attach(self, stop: Callable[[], None]) -> None:
         """Says that this worker serves, and goes on saying so; `stop` is called when the supervisor is gone."""
         loop = asyncio.get_running_loop()
         self._tie.setblocking(False)
         loop.add_reader(self._tie, self._hear, loop, stop)
+        self._hear(loop, stop)  # what was told during the start
         self._say(_READY)
         loop.call_later(BEAT_SECONDS, self._beat, loop)
 
@@ -95,7 +103,7 @@ class WorkerLink:
 
     def _say(self, what: bytes) -> None:
         with suppress(OSError):  # that the supervisor is gone is heard by the reader
-            self._tie.send(what)
+            self._tie.send(what, socket.MSG_DONTWAIT)
 
     def _hear(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
         try:
@@ -131,10 +139,16 @@ class Supervisor:
     """Keeps `wanted` workers behind a listening socket. The process is its own: one thread, no event loop."""
 
     def __init__(
-        self, wanted: int, listening: socket.socket, say_ready: Callable[[], None], stall_seconds: float
+        self,
+        wanted: int,
+        listening: socket.socket,
+        say_ready: Callable[[], None],
+        stall_seconds: float,
+        start_seconds: float,
     ) -> None:
         self._listening = listening
-        self._stall_seconds = stall_seconds
+        self._stall_seconds, self._start_seconds = stall_seconds, start_seconds
+        self._looked_at = time.monotonic()
         self._say_ready = say_ready
         self._places = [_Place() for _ in range(wanted)]
         self._restarts = 0
@@ -231,6 +245,7 @@ class Supervisor:
     def _start(self, place: _Place) -> WorkerLink | None:
         mine, its = socket.socketpair()
         is_first = not self._has_served
+        state = WorkersState(len(self._places), self._ready_places(), self._restarts)
         # A signal between fork and the handlers of the worker must neither be lost nor be taken for ours.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -241,7 +256,7 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if pid == 0:
-            return WorkerLink(its, is_first=is_first)
+            return WorkerLink(its, is_first=is_first, state=state)
         its.close()
         mine.setblocking(False)
         place.pid, place.tie, place.ready_at, place.heard_at = pid, mine, None, time.monotonic()
@@ -316,14 +331,19 @@ class Supervisor:
 
     def _look_for_hung(self) -> None:
         now = time.monotonic()
+        stood_still, self._looked_at = now - self._looked_at - BEAT_SECONDS, now
         stops_late = self._stopping_since is not None and now - self._stopping_since > KILL_AFTER_SECONDS
         for place in self._places:
             if not place.pid or place.hung:
                 continue
-            is_silent = place.ready_at is not None and now - place.heard_at > self._stall_seconds
+            if stood_still > BEAT_SECONDS:
+                place.heard_at = min(now, place.heard_at + stood_still)
+            serves = place.ready_at is not None
+            is_silent = now - place.heard_at > (self._stall_seconds if serves else self._start_seconds)
             if stops_late or (is_silent and self._stopping_since is None):
                 place.hung = True
-                _log.error("worker %d does not %s: killing it", place.pid, "end" if stops_late else "respond")
+                what = "end" if stops_late else "respond" if serves else "begin to serve"
+                _log.error("worker %d does not %s: killing it", place.pid, what)
                 with suppress(ProcessLookupError):
                     os.kill(place.pid, signal.SIGKILL)
         if self._has_served and self._ready_places():

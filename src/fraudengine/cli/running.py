@@ -69,7 +69,7 @@ def serve(
     listening, link = _become_worker(config) if config.workers > 1 else (None, None)
     with AuditLog(config.state) as audit, open_access(config, audit) as access:
         config.require_safe_host(has_keys=not access.is_empty)
-        screener = open_screener(config, audit)
+        screener = open_screener(config, audit, (lambda: None) if link is None else link.say_starting)
         if link is None or link.is_first:
             _say_how_it_stands(config, screener, access)
         try:
@@ -86,7 +86,8 @@ def _become_worker(config: Config) -> tuple[socket.socket, WorkerLink]:
     except CannotListen as error:
         raise Problem(str(error), 3) from None
     ready = partial(say_ready, config, listening)
-    outcome = Supervisor(config.workers, listening, ready, config.worker_stall_seconds).run()
+    stall, start = config.worker_stall_seconds, config.worker_start_seconds
+    outcome = Supervisor(config.workers, listening, ready, stall, start).run()
     if isinstance(outcome, int):
         sys.exit(outcome)
     return listening, outcome
