@@ -18,22 +18,23 @@ import itertools
 from typing import Any, Final, TypeAlias
 
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from .api.app import ScreeningApp
 from .api.problems import OVERLOADED, TIMEOUT, UNREADABLE, Problem
 from .api.screenings import JSON, NO_STORE, PATH, Given, send_problem
+from .http_cycles import WITH_A_WILL_OF_THEIR_OWN, DirectCycle, WholeCycle
 from .structured_log import Trace
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 _TOO_LONG: Final = "The request line and headers are too long."
+_CUT_SHORT: Final = "The request ended before it was whole."
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
 UNREAD_SECONDS: Final = 0.2  # how long a stop still reads what had arrived by then
 GOODBYE_SECONDS: Final = 2.0  # how long a TLS client may take to say goodbye too; asyncio waits 30 s for it
 ROOM_SECONDS: Final = 0.02  # how often room is made for newcomers at most: it looks at every connection
 
-_WITH_A_WILL_OF_THEIR_OWN: Final = frozenset({b"transfer-encoding", b"connection", b"upgrade", b"expect"})
 _SCREENING: Final = PATH.encode()
 _SCREENING_HEAD: Final = f"POST {PATH} HTTP/1.1\r\n".encode()
 _HEAD_END: Final = b"\r\n\r\n"
@@ -82,17 +83,6 @@ class _DefaultHeaders:
 _DEFAULT_HEADERS: Final = _DefaultHeaders()
 
 
-class _DirectCycle:
-    """What uvicorn asks of a request under way, for one that goes the direct way; one for each connection."""
-
-    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete", "response_started")
-
-    def __init__(self, done: asyncio.Event) -> None:
-        self.message_event = done
-        self.response_complete = self.keep_alive = True
-        self.disconnected = self.response_started = False
-
-
 class BoundedHttp(HttpToolsProtocol):
     """Bounds what a client may send before it is answered: MAX_HEAD_BYTES of request line and headers, and
     ARRIVAL_SECONDS for a whole request. uvicorn itself waits for ever and httptools has no bound.
@@ -117,11 +107,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._served = self.app
         self._done = asyncio.Event()
         self._screens = self.config.app if isinstance(self.config.app, ScreeningApp) else None
-        self._direct = _DirectCycle(self._done)
+        self._direct = DirectCycle(self._done)
         self._at_rest = True  # the parser has read whole requests, and nothing of the next one
         self._idle_since = 0.0  # until the first answer
         self._connected_at, self._number = 0.0, 0
         self._found_no_room = False
+        self._ended = False  # the client sends no more, and reads
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -203,6 +194,29 @@ class BoundedHttp(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response(_TOO_LONG)
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn's closes in any case
+        """A client that has sent all it had to say (SHUT_WR) is answered what arrived whole, then let go of.
+
+        By TLS the connection is closed: asyncio knows no half of it. Whoever hung up looks the same until the
+        answer is written, which then goes nowhere.
+        """
+        if self.transport.is_closing() or self.transport.get_extra_info("ssl_object") is not None:
+            return None
+        cut_short = not self._whole and (self._head_bytes > 0 or not self._in_head)
+        if not self._is_answering():
+            if cut_short:
+                self.send_400_response(_CUT_SHORT)
+            return None
+        if cut_short and not self._in_head:  # its body is missing, and it is the newest of those under way
+            if not self.pipeline:
+                return None
+            self.pipeline.popleft()
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        self._ended = True
+        return True
+
     # ---- the direct way ---------------------------------------------------------------------------
 
     def _answer_known(self, headers: _Headers, body: bytes) -> bool:
@@ -266,6 +280,9 @@ class BoundedHttp(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
             return
+        if self._ended:
+            self._close()
+            return
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:  # else the one that runs looks at `_idle_since` when it ends
             self._wait_for_more(self.timeout_keep_alive)
@@ -325,7 +342,7 @@ class BoundedHttp(HttpToolsProtocol):
         if (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused:
             return False
         for name, value in self.headers:
-            if name in _WITH_A_WILL_OF_THEIR_OWN and (name != b"connection" or value.lower() != b"keep-alive"):
+            if name in WITH_A_WILL_OF_THEIR_OWN and (name != b"connection" or value.lower() != b"keep-alive"):
                 return False
             if name == b"content-length" and int(value) > MAX_WHOLE_BYTES:
                 return False
@@ -408,59 +425,6 @@ class BoundedHttp(HttpToolsProtocol):
         start = STATUS_LINE[problem.status] + f"{head}content-length: {len(body)}\r\n\r\n".encode()
         self.transport.write(start + body)
         self._close()
-
-
-class WholeCycle(RequestResponseCycle):
-    """A request whose body is there, and its answer."""
-
-    unread: bytes | None = None
-    _start: Any = None
-
-    async def receive(self) -> Any:
-        if self.unread is None or self.disconnected:
-            return await super().receive()
-        body, self.unread = self.unread, None
-        self.more_body = False
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(self, message: Any) -> None:
-        if self._start is None:
-            if self.response_started or self.flow.write_paused or message["type"] != "http.response.start":
-                await super().send(message)
-            else:
-                self._start, self.response_started = message, True
-            return
-        start, self._start = self._start, None
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            whole = self._in_one_piece(start, message.get("body", b""))
-            if whole is not None:
-                if not self.disconnected:
-                    self.transport.write(whole)
-                    self.response_complete = True
-                    self.message_event.set()
-                    self.on_response()
-                return
-        self.response_started = False
-        await super().send(start)
-        await super().send(message)
-
-    def _in_one_piece(self, start: Any, body: bytes) -> bytes | None:
-        """The whole answer, or None when uvicorn has to look at it: no length, or the connection is to close."""
-        if not self.keep_alive:
-            return None
-        fields = [*self.default_headers, *start["headers"]]
-        length = None
-        for name, value in fields:
-            if name == b"content-length":
-                length = int(value)
-            elif name in _WITH_A_WILL_OF_THEIR_OWN:
-                return None
-        if length != len(body):
-            return None
-        head = b"".join([name + b": " + value + b"\r\n" for name, value in fields])
-        if head.count(b"\n") != len(fields) or head.count(b"\r") != len(fields) or b"\0" in head:
-            return None  # a header that would end early: uvicorn says what is wrong with it
-        return b"".join((STATUS_LINE[start["status"]], head, b"\r\n", body))
 
 
 async def _answer_too_long(scope: Scope, receive: Receive, send: Send) -> None:
