@@ -13,8 +13,12 @@ from typing import Any, Final
 
 import pytest
 
+from fraudengine.archive import archive_month
+from fraudengine.archive_reading import archive_files, month_of
+from fraudengine.audit import AuditLog
 from fraudengine.binlist import COLUMNS
 from fraudengine.data_build import build_bins, build_ip_country
+from fraudengine.decision_log import DecisionLog
 from fraudengine.verify import Cause
 
 from .command_line import REPOSITORY, Ran, run, write_rules
@@ -153,6 +157,37 @@ def test_every_decision_comes_out_as_answered(made: Path, options: tuple[str, ..
     assert ran.json["apart"] == {"TEST_CARD": 1}
     assert ran.json["verified"] == ran.json["screenings"] - 1 == 20
     assert "20 come out as answered, 0 drift" in run("verify", "--state", made / "var").out
+
+
+@pytest.mark.parametrize("options", [(), ("--recompute",)], ids=["recorded facts", "recomputed"])
+def test_archived_decisions_come_out_as_the_same_in_the_log(state: Path, options: tuple[str, ...]) -> None:
+    """One half of the screenings in two files of the archive, then all; and a drift in the archive is found."""
+    execute(state / "decisions.db", "UPDATE screenings SET code = 'ALTERED' WHERE transaction_id = 'T-20'")
+    expected = verify(state, *options)
+    assert (expected.code, causes(expected)) == (1, {"record altered": 1})
+    with closing(sqlite3.connect(state / "decisions.db")) as log:
+        ids = [row[0] for row in log.execute("SELECT id FROM screenings ORDER BY id")]
+    month = month_of(ids[0])
+    kept: list[int] = []
+
+    def step(name: str) -> None:  # a report that comes when the file is made keeps its screening in the log
+        if name == "named" and not kept:
+            kept.extend(ids[1::2])
+            with DecisionLog.open(state / "decisions.db") as log:
+                for screening_id in kept:
+                    log.record_outcome(screening_id, "legitimate", "", 1)
+
+    with AuditLog(state) as audit:
+        archive_month(state, month, audit, step)
+        assert verify(state, *options) == expected
+        archive_month(state, month, audit)
+    assert len(archive_files(state)) == 2
+    assert verify(state, *options) == expected
+    moved = state.parent / "elsewhere"
+    (state / "archive").rename(moved)
+    assert verify(state, *options).json["screenings"] == 0
+    assert verify(state, *options, "--archive", moved) == expected
+    assert verify(state, "--archive", state).code == 2
 
 
 def test_the_log_holds_what_this_is_about(made: Path) -> None:

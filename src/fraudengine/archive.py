@@ -12,6 +12,7 @@ Decisions that a reader would question:
 - Rows that came to a month after its file was made go to a second file, `screenings-YYYY-MM.2.parquet`.
 - SQLite uses the pages again that a month leaves; the file does not shrink. Who wants the disk back: `VACUUM`.
 - A call that repeats an archived transaction, months later, is decided anew.
+- What is reported of an archived payment stays in the log's file (`late_outcomes`).
 - pyarrow comes with the extra `replay`. The payment path never imports it.
 
 Columns: those of the table `screenings` (times in UTC microseconds, `minor` in minor units), with `merchant` and
@@ -23,32 +24,35 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 from . import store
+from .archive_reading import (
+    DIRECTORY,
+    FORMAT,
+    FORMAT_KEY,
+    Row,
+    archive_files,
+    ids_of_month,
+    load_pyarrow,
+    month_of,
+    rows_of_file,
+)
 from .audit import AuditLog, AuditRow, who_acts
 from .diagnostics import ConfigurationError, StoreUnavailable
 from .search_index import first_id_at
 
-DIRECTORY: Final = "archive"
-FORMAT_KEY: Final = b"fraudengine.archive"
-FORMAT: Final = b"1"
 KEPT_DAYS: Final = 93
 DAY_US: Final = 86_400_000_000
 ROWS_IN_GROUP: Final = 4_096
 _DELETED_AT_ONCE: Final = 500
-_NAME: Final = re.compile(r"screenings-(\d{4}-\d{2})(?:\.(\d+))?\.parquet").fullmatch
 
-Row: TypeAlias = dict[str, Any]
 Step: TypeAlias = Callable[[str], None]
 
 COLUMNS: Final = (
@@ -86,47 +90,6 @@ class ArchivedMonth:
     written: int
     deleted: int
     left: int
-
-
-def load_pyarrow() -> tuple[ModuleType, ModuleType]:
-    """pyarrow and its Parquet module; raises ConfigurationError with what to install."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigurationError("archives need the extra: pip install 'fraudengine[replay]'") from None
-    return pyarrow, pyarrow.parquet
-
-
-def month_of(screening_id: int) -> str:
-    """The month (UTC) in which the screening with this id was answered."""
-    milliseconds = screening_id >> store.WORKER_BITS + store.COUNTER_BITS
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m")
-
-
-def ids_of_month(month: str) -> tuple[int, int]:
-    """The first id of a month, and that of the month after it."""
-    year, number = map(int, month.split("-"))
-    begins = datetime(year, number, 1, tzinfo=UTC)
-    ends = datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)
-    return first_id_at(int(begins.timestamp()) * 1_000_000), first_id_at(int(ends.timestamp()) * 1_000_000)
-
-
-def archive_files(state: Path, month: str | None = None) -> list[Path]:
-    """The files of the archive, or of one month of it, in the order in which they were made."""
-    found = []
-    for path in (state / DIRECTORY).glob("screenings-*.parquet"):
-        named = _NAME(path.name)
-        if named is not None and month in (None, named[1]):
-            found.append((named[1], int(named[2] or 1), path))
-    return [path for _, _, path in sorted(found)]
-
-
-def month_of_file(path: Path) -> str:
-    named = _NAME(path.name)
-    if named is None:
-        raise ValueError(f"{path} is no file of an archive")
-    return named[1]
 
 
 def old_months(state: Path, older_than_days: int, now_us: int) -> list[str]:
@@ -301,47 +264,6 @@ def _refuse_what_is_not_understood(connection: sqlite3.Connection) -> None:
         raise StoreUnavailable(
             f"{filling} velocity counters are still being filled from the log: archive when the service is done"
         )
-
-
-# ---- reading --------------------------------------------------------------------------------------
-
-
-def rows_of_file(path: Path) -> Iterator[list[Row]]:
-    """The rows of an archive file, a group at a time. Raises StoreUnavailable."""
-    arrow, parquet = load_pyarrow()
-    try:
-        with parquet.ParquetFile(path) as file:
-            if (file.schema_arrow.metadata or {}).get(FORMAT_KEY) != FORMAT:
-                raise StoreUnavailable(f"{path} is no archive that this release reads")
-            for group in range(file.metadata.num_row_groups):
-                yield file.read_row_group(group).to_pylist()
-    except (OSError, arrow.ArrowException) as error:
-        raise StoreUnavailable(f"{path} cannot be read: {error}; bring a copy of it back") from error
-
-
-def find_archived(state: Path, screening_id: int) -> Row | None:
-    """The archived row of a screening, None when the archive has none; reads one row group of a file.
-
-    Raises StoreUnavailable; ConfigurationError when there is a file of its month and no pyarrow to read it.
-    """
-    paths = archive_files(state, month_of(screening_id))
-    if not paths:
-        return None
-    arrow, parquet = load_pyarrow()
-    for path in reversed(paths):
-        try:
-            with parquet.ParquetFile(path) as file:
-                for group in range(file.metadata.num_row_groups):
-                    bounds = file.metadata.row_group(group).column(0).statistics
-                    if bounds is None or bounds.min <= screening_id <= bounds.max:
-                        ids = file.read_row_group(group, columns=["id"]).column(0).to_pylist()
-                        if screening_id in ids:
-                            table = file.read_row_group(group).slice(ids.index(screening_id), 1)
-                            row: Row = table.to_pylist()[0]
-                            return row
-        except (OSError, arrow.ArrowException) as error:
-            raise StoreUnavailable(f"{path} cannot be read: {error}; bring a copy of it back") from error
-    return None
 
 
 # ---- files ----------------------------------------------------------------------------------------

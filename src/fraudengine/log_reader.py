@@ -134,12 +134,18 @@ class LogReader:
         return (screening_id >> _FIRST_TIME_BIT) * 1000
 
     @staticmethod
+    def ids_answered_in(since_us: int, until_us: int | None) -> tuple[int, int]:
+        """The first id of a period, and the first one after it."""
+        first = min(max(since_us // 1000 << _FIRST_TIME_BIT, 0), _MAX_ID)
+        last = _MAX_ID if until_us is None else min(max(until_us // 1000 << _FIRST_TIME_BIT, 0), _MAX_ID)
+        return first, last
+
+    @staticmethod
     def _answered_in(
         since_us: int, until_us: int | None, merchant: str | None
     ) -> tuple[str, tuple[int | str, ...]]:
         """A range of ids, because the time part of an id is that of the answer and ids are the rows' order."""
-        first = min(max(since_us // 1000 << _FIRST_TIME_BIT, 0), _MAX_ID)
-        last = _MAX_ID if until_us is None else min(max(until_us // 1000 << _FIRST_TIME_BIT, 0), _MAX_ID)
+        first, last = LogReader.ids_answered_in(since_us, until_us)
         if merchant is None:
             return "s.id >= ? AND s.id < ?", (first, last)
         return (

@@ -12,17 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import store
-from .archive import (
-    DIRECTORY,
-    alone,
-    archive_files,
-    delete_screenings,
-    ids_of_month,
-    month_of_file,
-    old_months,
-    opened_log,
-    sync_directory,
-)
+from .archive import alone, delete_screenings, old_months, opened_log, sync_directory
+from .archive_reading import DIRECTORY, archive_files, ids_of_month, month_of_file
 from .audit import AuditLog, AuditRow, who_acts
 from .diagnostics import StoreUnavailable
 from .search_index import first_id_at
@@ -78,6 +69,11 @@ def purge(state: Path, older_than_days: int, audit: AuditLog, now_us: int, *, pr
                 store.take_checkpoint(connection, 5_000)
         for path in [] if pretend else files:
             audit.record(AuditRow("log.purge", who_acts(), {"file": path.name, "from": "archive"}))
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute(
+                "DELETE FROM late_outcomes WHERE screening_id >= ? AND screening_id < ?",
+                ids_of_month(month_of_file(path)),
+            )
             try:
                 path.unlink()
                 sync_directory(state / DIRECTORY)

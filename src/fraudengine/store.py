@@ -126,6 +126,21 @@ def m0003_velocity_tail(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m0004_late_outcomes(db: Database) -> None:
+    """What is reported of payments whose screening is archived: `outcomes` refers to those that are here."""
+    db.execute(
+        """CREATE TABLE late_outcomes (
+            id INTEGER PRIMARY KEY,
+            screening_id INTEGER NOT NULL,
+            at_us INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            code TEXT NOT NULL
+        ) STRICT"""
+    )
+    db.execute("CREATE INDEX late_outcomes_screening ON late_outcomes (screening_id)")
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """The tables of one kind of file; `application_id` in its header tells it from every other kind."""

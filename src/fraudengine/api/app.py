@@ -17,7 +17,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ..access import Action, Grant
-from ..archive import find_archived
+from ..archive_reading import find_archived
 from ..audit import Caller, acting
 from ..cards import find_pans, hide_pans
 from ..config import Config
@@ -299,7 +299,7 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort, config: Config) 
                     _read_archived, config.state, screening_id, request.scope["grant"]
                 )
             except ConfigurationError as error:
-                return _problem_response(Problem(UNKNOWN_SCREENING, f"It may be archived, and {error}."))
+                return _problem_response(Problem(UNKNOWN_SCREENING, f"It may be archived, but {error}."))
         if document is None:
             return _problem_response(Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help))
         if explain:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Protocol
 
 import orjson
-from fastapi import FastAPI, Path, Response
+from fastapi import FastAPI, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..archive_reading import find_archived
 from ..decision_log import DecisionLog
+from ..diagnostics import ConfigurationError
+from ..late_outcomes import keep_late_outcome, late_outcomes
 from ..outcomes import MAX_CODE, InvalidOutcome, OutcomeKind, Paid, read_report
 from ..store import parse_screening_id
-from .problems import INVALID_REQUEST, KINDS, UNKNOWN_SCREENING, Problem
+from .problems import INVALID_REQUEST, KINDS, UNAVAILABLE, UNKNOWN_SCREENING, Problem
 
 Text = Annotated[str, Field(max_length=MAX_CODE)]
 ScreeningId = Annotated[str, Path(max_length=64)]
@@ -77,23 +80,36 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         response_model=OutcomeAnswer,
         responses=problems,
     )
-    async def report(screening_id: ScreeningId, body: OutcomeRequest) -> Response:
+    async def report(request: Request, screening_id: ScreeningId, body: OutcomeRequest) -> Response:
         """Any number of times: a payment that was authorised may be refunded and charged back later.
 
         The same report again changes nothing. `technical_failure` takes the attempt out of velocity counters,
-        and `declined` counts among those that the bank declined.
+        and `declined` counts among those that the bank declined. Reports about archived screenings are taken too.
         """
         found = parse_screening_id(screening_id)
-        amount = screener.log.amount_of(found) if found is not None else None
-        if found is None or amount is None:
+        if found is None:
             return _problem(unknown)
+        amount = screener.log.amount_of(found)
+        archived: Mapping[str, Any] | Problem | None = None
+        if amount is None:
+            archived = await _archived(screener.log, found, request)
+            if isinstance(archived, Problem):
+                return _problem(archived)
+            amount = archived["currency"], archived["minor"]
         told = body.model_dump()
         try:
             read = read_report(str(told.pop("outcome")), Paid(*amount), time.time_ns() // 1000, **told)
         except InvalidOutcome as error:
             detail = f"{error.field}: {error.problem}"
             return _problem(Problem(INVALID_REQUEST, detail, ((error.field, error.problem),)))
-        await asyncio.to_thread(screener.log.record_outcome, found, read.kind.value, read.code, read.at_us)
+        kept = (read.kind.value, read.code, read.at_us)
+        if archived is None and not await asyncio.to_thread(screener.log.record_outcome, found, *kept):
+            archived = await _archived(screener.log, found, request)  # since it was looked for
+        if isinstance(archived, Problem):
+            return _problem(archived)
+        if archived is not None:
+            next_id = screener.log.next_id()
+            await asyncio.to_thread(keep_late_outcome, screener.log.path, next_id, archived, *kept)
         return _json(_answer(screening_id, read.at_us, read.kind, read.code), 201)
 
     @app.get(
@@ -103,12 +119,31 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         response_model=OutcomesAnswer,
         responses=problems,
     )
-    async def reports(screening_id: ScreeningId) -> Response:
+    async def reports(request: Request, screening_id: ScreeningId) -> Response:
         found = parse_screening_id(screening_id)
-        if found is None or screener.log.amount_of(found) is None:
+        if found is None:
             return _problem(unknown)
-        rows = screener.log.outcomes(found)
+        if screener.log.amount_of(found) is not None:
+            rows = screener.log.outcomes(found)
+        else:
+            archived = await _archived(screener.log, found, request)
+            if isinstance(archived, Problem):
+                return _problem(archived)
+            late = await asyncio.to_thread(late_outcomes, screener.log.path, found, found + 1)
+            both = (*archived["outcomes"], *late.get(found, ()))
+            rows = [(one["at_us"], one["kind"], one["code"]) for one in both]
         return _json({"outcomes": [_answer(screening_id, *row) for row in rows]}, 200)
+
+
+async def _archived(log: DecisionLog, screening_id: int, request: Request) -> Mapping[str, Any] | Problem:
+    """The archived row of a screening of the caller's; what is wrong when there is none, or nobody can read it."""
+    try:
+        row = await asyncio.to_thread(find_archived, log.path.parent, screening_id)
+    except ConfigurationError as error:
+        return Problem(UNAVAILABLE, f"The screening may be archived, but {error}.")
+    if row is None or not request.scope["grant"].covers(row["merchant"]):
+        return Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help)
+    return row
 
 
 def _answer(screening_id: str, at_us: int, kind: str, code: str) -> dict[str, str]:

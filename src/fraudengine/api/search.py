@@ -11,8 +11,9 @@ import orjson
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from ..archive_reading import archived_before_us
 from ..cards import FINGERPRINT, find_pans
-from ..list_entries import read_time
+from ..list_entries import read_time, time_text
 from ..log_search import LogSearch, Search, found_object
 from ..store import parse_screening_id, screening_id_text
 from .answers import OutcomeWord
@@ -54,6 +55,13 @@ class SearchAnswer(BaseModel):
 
     screenings: list[FoundAnswer]
     next: Annotated[str | None, Field(description="Give it as `before` to go on; null at the end.")]
+    archived_before: Annotated[
+        str | None,
+        Field(
+            description="Screenings answered before this are archived, as far as they are not found here; "
+            "`fraudengine log search` searches them too. Null when none are."
+        ),
+    ]
 
 
 class _Searcher:
@@ -76,7 +84,14 @@ class _Searcher:
                     held.close()
                 raise
         following = screening_id_text(page.next) if page.next is not None else None
-        return orjson.dumps({"screenings": [found_object(one) for one in page.found], "next": following})
+        archived_us = archived_before_us(self._state)
+        return orjson.dumps(
+            {
+                "screenings": [found_object(one) for one in page.found],
+                "next": following,
+                "archived_before": time_text(archived_us) if archived_us is not None else None,
+            }
+        )
 
 
 def add_search_routes(app: FastAPI, state: Path, documented: Documented) -> None:
@@ -114,7 +129,8 @@ def add_search_routes(app: FastAPI, state: Path, documented: Documented) -> None
         """Screenings for which everything given holds, newest first.
 
         What is rare is found at once however large the log is. A call looks at a bounded number of screenings:
-        a page may be short, even empty, while `next` leads further back. Archived screenings are not searched.
+        a page may be short, even empty, while `next` leads further back. Archived screenings are not searched:
+        `archived_before` says from when back there are some.
         """
         problems = [
             (name, "is given more than once") for name in NAMES if len(request.query_params.getlist(name)) > 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from ..archive import find_archived
+from ..archive_reading import find_archived
 from ..assembly import open_data
 from ..cards import CardKey
 from ..config import Config

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from heapq import merge
+from itertools import chain, islice
 from pathlib import Path
 
 import click
 
 from ..archive import KEPT_DAYS, archive_month, old_months
+from ..archive_search import newest_archived_id, search_archive
 from ..audit import AuditLog
 from ..cards import FINGERPRINT, Pan
 from ..config import Config
 from ..decision_log import RecordedScreening
-from ..diagnostics import InvalidTransaction
+from ..diagnostics import ConfigurationError, InvalidTransaction
 from ..list_entries import read_time
 from ..log_search import LogSearch, Search, found_object
 from ..retention import purge
@@ -56,7 +60,7 @@ def search(
     state: Path | None,
     output: str | None,
 ) -> None:
-    """Find recorded screenings for which everything given holds, newest first.
+    """Find recorded screenings for which everything given holds, newest first, in the log and its archive.
 
     A card number is never an argument: with `--card -` it is read from standard input and at once becomes its
     fingerprint. `fraudengine explain SCREENING` says why one was decided so.
@@ -76,18 +80,42 @@ def search(
         _instant("--until", until),
         cursor,
     )
-    left = limit
-    with LogSearch(config.state) as reader:
-        while left > 0:
-            page = reader.find(asked, min(left, 500))
-            for one in page.found:
-                click.echo(json.dumps(found_object(one)) if config.format == "json" else _in_words(one))
-            left -= len(page.found)
-            if page.next is None:
-                break
-            asked = replace(asked, before=page.next)
-    if left == limit:
+    found = False
+    for one in islice(_of_log_and_archive(config.state, asked, limit), limit):
+        found = True
+        click.echo(json.dumps(found_object(one)) if config.format == "json" else _in_words(one))
+    if not found:
         click.echo("fraudengine: no screening was found", err=True)
+
+
+def _of_log_and_archive(state: Path, asked: Search, limit: int) -> Iterator[RecordedScreening]:
+    """What is found, newest first; the archive is opened once that is asked for which may be in it."""
+    archived_to, last = newest_archived_id(state), -1
+    logged = _of_log(state, asked, limit)
+    older: list[RecordedScreening] = []
+    for one in logged:
+        if one.id < archived_to:
+            older.append(one)
+            break
+        yield one
+    try:
+        for one in merge(chain(older, logged), search_archive(state, asked), key=lambda one: -one.id):
+            if one.id != last:  # a month that is being archived is in both for a while
+                yield one
+            last = one.id
+    except ConfigurationError as error:
+        click.echo(f"fraudengine: archived screenings are not searched: {error}", err=True)
+        yield from chain(older, logged)
+
+
+def _of_log(state: Path, asked: Search, limit: int) -> Iterator[RecordedScreening]:
+    with LogSearch(state) as reader:
+        while True:
+            page = reader.find(asked, min(limit, 500))
+            yield from page.found
+            if page.next is None:
+                return
+            asked = replace(asked, before=page.next)
 
 
 def _fingerprint(card: str, config: Config) -> str:

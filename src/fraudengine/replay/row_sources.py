@@ -14,8 +14,9 @@ from zipfile import BadZipFile
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import archive, store
+from .. import archive_reading, store
 from ..diagnostics import FraudengineError, StoreUnavailable
+from ..late_outcomes import late_outcomes
 from .mapping import FieldMapping
 
 Row: TypeAlias = tuple[int, Mapping[str, Any] | str]
@@ -48,7 +49,7 @@ def format_of(path: Path) -> str:
 def _is_archive(path: Path) -> bool:
     """Whether the file is a month that `fraudengine log archive` made: documents, as in the log."""
     try:
-        return (pq.read_schema(path).metadata or {}).get(archive.FORMAT_KEY) == archive.FORMAT
+        return bool((pq.read_schema(path).metadata or {}).get(archive_reading.FORMAT_KEY) == archive_reading.FORMAT)
     except (pa.ArrowException, OSError):
         return False
 
@@ -205,17 +206,27 @@ def _log_rows(path: Path) -> Iterator[Row]:
 
 
 def _archive_rows(path: Path) -> Iterator[Row]:
-    """The same of a month that was archived."""
+    """The same of a month that was archived; a file in its place beside the log is read with what came later."""
     number = 0
     try:
-        for batch in archive.rows_of_file(path):
+        late = _reported_since(path)
+        for batch in archive_reading.rows_of_file(path):
             for archived in batch:
                 number += 1
                 row = json.loads(archived["document"])
                 row["answered_us"] = archived["answered_us"]
-                for report in archived["outcomes"]:
+                for report in (*archived["outcomes"], *late.get(archived["id"], ())):
                     if row.get("label") != "technical_failure":  # final, as counters have it
                         row["labelled_us"], row["label"] = report["at_us"], report["kind"]
                 yield number, row
     except StoreUnavailable as error:
         raise InputUnreadable(str(error)) from None
+
+
+def _reported_since(path: Path) -> dict[int, list[dict[str, Any]]]:
+    """What was reported of a month after it was archived, by screening, when the file lies where it was made."""
+    directory = path.resolve().parent
+    if path.resolve() not in archive_reading.files_in(directory) or directory.name != archive_reading.DIRECTORY:
+        return {}
+    bounds = archive_reading.ids_of_month(archive_reading.month_of_file(path))
+    return late_outcomes(directory.parent / "decisions.db", *bounds)
