@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from fraudengine.archive import archive_month
 from fraudengine.archive_reading import archive_files, archived_before_us, ids_of_month
 from fraudengine.archive_search import find_payments
 from fraudengine.audit import AuditLog
+from fraudengine.backup import back_up, restore
 from fraudengine.decision_log import DecisionLog
+from fraudengine.diagnostics import StoreUnavailable
 from fraudengine.replay.row_sources import rows_of
 from fraudengine.retention import purge
 from fraudengine.store import parse_screening_id, screening_id_text
@@ -266,6 +269,59 @@ def test_an_archive_may_be_of_a_log_from_before_late_outcomes(state: Path) -> No
     assert [row for _, row in rows_of(path, "log", None)] == before  # type: ignore[arg-type]
     (state / "decisions.db").unlink()
     assert [row for _, row in rows_of(path, "log", None)] == before  # type: ignore[arg-type]
+
+
+# ---- backups ----------------------------------------------------------------------------------------
+
+
+def test_a_backup_holds_the_archive_and_restore_brings_it_back(state: Path, tmp_path: Path) -> None:
+    """Months of the backup before are linked; one that changed, or whose copy is gone, is copied anew."""
+    search = ("log", "search", "--format", "json", "--limit", "1000", "--state")
+    expected = run(*search, state).out
+    moments = iter(datetime(2026, 11, 23, 10, minute, tzinfo=UTC) for minute in range(60))
+    backups = tmp_path / "backups"
+    made: list[Path] = []
+
+    def inodes() -> dict[str, int]:
+        made.append(back_up(state, backups, now=lambda: next(moments))[0])
+        return {path.name: path.stat().st_ino for path in (made[-1] / "archive").glob("*")}
+
+    with AuditLog(state) as audit:
+        archive_month(state, "2026-01", audit)
+        first = inodes()
+        archive_month(state, "2026-02", audit)
+    second = inodes()
+    january, february = sorted(second)
+    assert first == {january: second[january]}
+    assert second[january] not in {path.stat().st_ino for path in archive_files(state)}
+    assert inodes() == second
+    (made[-1] / "archive" / january).unlink()
+    third = inodes()
+    assert (third[january] != second[january], third[february]) == (True, second[february])
+    os.utime(archive_files(state)[1], ns=(1, 1))
+    assert inodes()[february] != second[february]
+
+    shutil.rmtree(made[0])  # what is linked stays while one backup has it
+    restored = tmp_path / "restored"
+    ran = run("restore", made[1], "--state", restored)
+    assert (ran.code, f"archive/{january}" in ran.out) == (0, True), ran.err
+    assert run(*search, restored).out == expected
+    for path, original in zip(archive_files(restored), archive_files(state), strict=True):
+        assert path.read_bytes() == original.read_bytes()
+        assert (path.stat().st_mode & 0o777, path.stat().st_nlink) == (0o600, 1)
+    of_restored, _ = back_up(restored, tmp_path / "of the restored")
+    assert len(list((of_restored / "archive").iterdir())) == 2
+
+    again = tmp_path / "again"
+    with (made[1] / "archive" / february).open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(StoreUnavailable, match="missing or damaged"):
+        restore(made[1], again)
+    assert not again.exists()
+    (again / "archive").mkdir(parents=True)
+    shutil.copy(archive_files(state)[0], again / "archive")
+    with pytest.raises(StoreUnavailable, match="holds data already"):
+        restore(made[-1], again)
 
 
 # ---- without the extra ------------------------------------------------------------------------------

@@ -10,7 +10,10 @@ Decisions that a reader would question:
 - The card key is left out: with it the fingerprints of a stolen backup could be tried out against all card numbers.
   Keep it where secrets are kept, and put it beside the restored files (or in FRAUDENGINE_CARD_KEY) before serving.
 - Decisions are copied first and the audit log last: the list entries that a copied decision refers to, and the rows
-  that tell of copied changes, are in the copies that are made after it.
+  that tell of copied changes, are in the copies that are made after it. Archived months follow the decisions, so
+  that what has left the log by then is in a file.
+- A month of the archive never changes: where the newest backup beside holds it, with the same size and time of
+  change, it is linked and not read again. `restore` reads every file, and so finds a copy that went bad.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import store
+from .archive_reading import DIRECTORY, archive_files
 from .diagnostics import StoreUnavailable
 from .environment import STAMP
 
@@ -65,11 +69,13 @@ def back_up(
         draft.mkdir(mode=0o700, parents=True)
         for name in present:
             _copy_database(state / name, draft / name)
+        months = _copy_archive(state, draft, target)
         if (state / STAMP).exists():
             shutil.copyfile(state / STAMP, draft / STAMP)
         if rules is not None and rules.is_dir():
             shutil.copytree(rules, draft / "rules", ignore=shutil.ignore_patterns(".*"))
-        copied = tuple(_describe(draft, path) for path in sorted(draft.rglob("*")) if path.is_file())
+        files = (path for path in sorted(draft.rglob("*")) if path.is_file())
+        copied = tuple(months.get(path) or _describe(draft, path) for path in files)
         _write_durably(draft / MANIFEST, json.dumps(_manifest(state, began, copied), indent=2))
         _sync_directory(draft)
         os.rename(draft, made)
@@ -98,6 +104,78 @@ def _copy_database(source: Path, target: Path) -> None:
     _sync_file(target)
 
 
+def _copy_archive(state: Path, draft: Path, target: Path) -> dict[Path, CopiedFile]:
+    """The archived months in the backup, each a copy of its own or a link to that of a backup before."""
+    found: dict[Path, CopiedFile] = {}
+    paths = archive_files(state)
+    if not paths:
+        return found
+    (draft / DIRECTORY).mkdir(mode=0o700)
+    before = _months_before(target)
+    for path in paths:
+        copy = draft / DIRECTORY / path.name
+        try:
+            told = path.stat()
+            held, known = before.get(path.name, (None, None))
+            if held is not None and known is not None and _is_same(held, known, told) and _link(held, copy):
+                found[copy] = known
+                continue
+            digest = _copy_file(path, copy)
+        except FileNotFoundError:
+            if path.exists():
+                raise
+            continue  # it was purged meanwhile
+        os.utime(copy, ns=(told.st_atime_ns, told.st_mtime_ns))
+        found[copy] = _describe(draft, copy)
+        if found[copy].sha256 != digest:
+            raise StoreUnavailable(f"{copy} is not what was read from {path}: look after the disk")
+    _sync_directory(draft / DIRECTORY)
+    return found
+
+
+def _months_before(target: Path) -> dict[str, tuple[Path, CopiedFile]]:
+    """The archived months that the newest backup of each holds, by name, with what its manifest says of them."""
+    found: dict[str, tuple[Path, CopiedFile]] = {}
+    for manifest in sorted(target.glob(f"[0-9]*/{MANIFEST}")):
+        with suppress(StoreUnavailable):
+            for one in _read_manifest(manifest.parent):
+                if _is_month(one):
+                    found[Path(one.name).name] = (manifest.parent / one.name, one)
+    return found
+
+
+def _is_month(one: CopiedFile) -> bool:
+    return one.name == f"{DIRECTORY}/{Path(one.name).name}"
+
+
+def _is_same(held: Path, known: CopiedFile, told: os.stat_result) -> bool:
+    try:
+        there = held.stat()
+    except FileNotFoundError:
+        return False
+    return there.st_size == known.bytes == told.st_size and there.st_mtime_ns == told.st_mtime_ns
+
+
+def _link(held: Path, copy: Path) -> bool:
+    try:
+        os.link(held, copy)
+    except OSError:  # a file system without links, or a file with as many as it may have
+        return False
+    return True
+
+
+def _copy_file(path: Path, copy: Path) -> str:
+    """Copies a file durably; the SHA-256 of what was read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as reading, open(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        while chunk := reading.read(1 << 20):
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
 def _describe(directory: Path, path: Path) -> CopiedFile:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -115,17 +193,21 @@ def _manifest(state: Path, began: datetime, copied: tuple[CopiedFile, ...]) -> d
     }
 
 
+def _read_manifest(backup: Path) -> tuple[CopiedFile, ...]:
+    try:
+        manifest = json.loads((backup / MANIFEST).read_text(encoding="utf-8"))
+        return tuple(CopiedFile(one["name"], one["bytes"], one["sha256"]) for one in manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreUnavailable(f"{backup} is no backup: its {MANIFEST} cannot be read") from error
+
+
 def restore(backup: Path, state: Path) -> tuple[CopiedFile, ...]:
     """Puts a backup into a new or empty state directory, after checking every file of it.
 
     Raises StoreUnavailable: nothing is put in place unless all of it is whole. Rules are left in the backup.
     """
-    try:
-        manifest = json.loads((backup / MANIFEST).read_text(encoding="utf-8"))
-        listed = tuple(CopiedFile(one["name"], one["bytes"], one["sha256"]) for one in manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreUnavailable(f"{backup} is no backup: its {MANIFEST} cannot be read") from error
-    if state.exists() and any(name.name in FILES for name in state.iterdir()):
+    listed = _read_manifest(backup)
+    if archive_files(state) or (state.exists() and any(name.name in FILES for name in state.iterdir())):
         raise StoreUnavailable(
             f"{state} holds data already: restore into a new directory, then point --state at it"
         )
@@ -133,22 +215,31 @@ def restore(backup: Path, state: Path) -> tuple[CopiedFile, ...]:
         path = backup / one.name
         if not path.is_file() or _describe(backup, path) != one:
             raise StoreUnavailable(f"{path} is missing or damaged: nothing was restored")
-    wanted = tuple(one for one in listed if one.name in (*FILES, STAMP))
+    wanted = tuple(one for one in listed if one.name in (*FILES, STAMP) or _is_month(one))
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(_is_month(one) for one in wanted):
+            (state / DIRECTORY).mkdir(mode=0o700, exist_ok=True)
         for one in wanted:
-            draft = state / f".{one.name}.unfinished"
+            draft = _draft_of(state / one.name)
             with suppress(FileNotFoundError):
                 draft.unlink()
             shutil.copyfile(backup / one.name, draft)
+            shutil.copystat(backup / one.name, draft)
             os.chmod(draft, 0o600)
             _sync_file(draft)
         for one in wanted:
-            os.replace(state / f".{one.name}.unfinished", state / one.name)
+            os.replace(_draft_of(state / one.name), state / one.name)
+        for directory in {(state / one.name).parent for one in wanted}:
+            _sync_directory(directory)
         _sync_directory(state)
     except OSError as error:
         raise StoreUnavailable(f"{state} cannot be written: {error.strerror}") from error
     return wanted
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def _write_durably(path: Path, text: str) -> None:

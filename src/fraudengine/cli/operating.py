@@ -47,7 +47,8 @@ def doctor(rules: Path | None, state: Path | None, data_directory: Path | None, 
 def backup(directory: Path, rules: Path | None, state: Path | None) -> None:
     """Copy decisions, lists, keys, audit log and rules into a new directory below DIRECTORY, while serving.
 
-    The card key is not in it: keep that where secrets are kept. What is named by a time is whole.
+    Archived months too: those that the backup before it holds are linked. The card key is not in it: keep that
+    where secrets are kept. What is named by a time is whole.
     """
     config = configuration(rules=rules, state=state)
     made, copied = back_up(config.state, directory, config.rules)
