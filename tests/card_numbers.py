@@ -22,6 +22,7 @@ SPELLINGS: Final = {
     "amex": "3782 822463 10005",
     "dotted": "5555.5555.5555.4444",
     "slashed": "4111/1111/1111/1111",
+    "far apart": "4111  1111--1111 - 1111",
     "unbroken spaces": "5555\u00a05555\u00a05555\u00a04444",
     "full width": "".join(chr(0xFF10 + int(digit)) for digit in VISA),
     "Arabic": "".join(chr(0x660 + int(digit)) for digit in MASTERCARD),

@@ -12,6 +12,7 @@ import re
 import stat
 import traceback
 from base64 import b64encode
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -293,6 +294,11 @@ def test_a_key_file_without_a_key_is_refused_without_showing_it(content: bytes, 
         ("5555_5555_5555_4444", "555555******4444"),
         ("4111\u00a01111\u20111111\u20131111", "411111******1111"),
         ("\uff14" + "\uff11" * 15, "411111******1111"),
+        ("4111  1111  1111  1111", "411111******1111"),
+        ("4111  1111--1111 - 1111", "411111******1111"),
+        ("card: 3782 - 822463 / 10005.", "card: 378282*****0005."),
+        ("4111\u00a0 1111 \u2013 1111__1111", "411111******1111"),
+        ("7  4111  1111  1111  1111  12", "7  411111******1111  12"),
         ("رقم \u0664" + "\u0661" * 15 + " é", "رقم 411111******1111 é"),
     ],
 )
@@ -309,7 +315,11 @@ def test_numbers_in_text_are_masked(text: str, hidden: str) -> None:
         "411111111111111",  # no visa number has 15 digits
         "1111111111111117",  # no scheme begins with 1
         "00004111111111111111",  # another number, of 20 digits
-        "4111  1111  1111  1111",  # no single separators
+        "4111    1111    1111    1111",  # four columns of a table
+        "411  1111  1111  11111",  # a small group beside two separators
+        "4111 1111  1111  111  1",
+        "4  1  1  1  1  1  1  1  1  1  1  1  1  1  1  1",
+        "2026-11-23  10:15:00   4111  1111.111",
         "5555555555554.444",  # an amount, no groups of a card
         "41.111.111.111.111.11",
         "prix \u0664\u0661\u0661 é",
@@ -345,6 +355,41 @@ def test_a_number_in_any_text_never_leaks(before: str, written: tuple[str, str],
         assert digits not in re.sub(r"[^0-9]", "", shown)
         assert digits not in re.sub(r"[ -]", "", shown)
         assert find_pans(shown) == []
+
+
+_separator = st.sampled_from(
+    [" ", "-", ".", "/", "_", "  ", "--", " - ", "- ", " / ", "__", ". ", "\u00a0 ", " \u2013 "]
+)
+
+
+@given(_words, st.sampled_from(sorted(TEST_PANS)), st.lists(_separator, min_size=3, max_size=3), _words)
+def test_a_number_in_groups_never_leaks_whatever_stands_between(
+    before: str, digits: str, between: list[str], after: str
+) -> None:
+    cuts = (4, 8, 12) if len(digits) == 16 else (4, 10)
+    bounds = [0, *cuts, len(digits)]
+    groups = [digits[start:end] for start, end in pairwise(bounds)]
+    number = groups[0] + "".join(separator + group for separator, group in zip(between, groups[1:], strict=False))
+    shown = hide_pans(_glue(before, number, after))
+    assert number not in shown
+    assert digits not in re.sub(r"[^0-9]", "", shown)
+    assert find_pans(shown) == []
+
+
+@given(st.lists(st.integers(0, 999), min_size=5, max_size=30), st.sampled_from(["  ", "   ", " - ", "--", " . "]))
+def test_columns_of_small_numbers_are_no_card_number(numbers: list[int], separator: str) -> None:
+    assert find_pans(separator.join(map(str, numbers))) == []
+
+
+@given(st.lists(st.text(alphabet="0123456789", min_size=1, max_size=12), min_size=1, max_size=12), st.data())
+def test_only_what_is_a_card_number_with_single_spaces_is_one_with_more(
+    groups: list[str], data: st.DataObject
+) -> None:
+    """More separators between groups make no number of what was none: Luhn, prefix and length decide as before."""
+    between = data.draw(st.lists(_separator, min_size=len(groups) - 1, max_size=len(groups) - 1))
+    spread = groups[0] + "".join(one + group for one, group in zip(between, groups[1:], strict=True))
+    if find_pans(spread):
+        assert find_pans(" ".join(groups))
 
 
 @given(st.text(alphabet="0123456789 -x4", max_size=80))

@@ -342,21 +342,24 @@ def parse_masked_pan(text: str, field_name: str = "card.masked_pan") -> tuple[st
 
 # --- numbers in free text -----------------------------------------------------------------------------------
 
-_MANY_DIGITS: Final = re.compile(r"(?<![0-9])[0-9](?:[ ./_-]?[0-9]){12,}")
-# A dot, slash or underscore separates groups of four digits and more only: amounts and dates are no card numbers.
-_SMALL_GROUP: Final = re.compile(r"(?<![0-9])[0-9]{1,3}[./_]|[./_][0-9]{1,3}(?![0-9])")
+_MANY_DIGITS: Final = re.compile(r"(?<![0-9])[0-9](?:[ ./_-]{0,3}[0-9]){12,}")
+# A dot, slash, underscore, and two or three separators in a row separate groups of four digits and more only:
+# amounts, dates and columns of small numbers are no card numbers.
+_SMALL_GROUP: Final = re.compile(
+    r"(?<![0-9])[0-9]{1,3}(?:[./_]|[ -][ ./_-])|(?:[./_]|[ ./_-][ -])[0-9]{1,3}(?![0-9])"
+)
 _GROUP: Final = re.compile(r"[0-9]+")
 _NO_DIGITS: Final = re.compile(r"[^0-9]+")
-_MAY_HOLD_PAN: Final = re.compile(r"\d(?:[\W_]?\d){12}")
+_MAY_HOLD_PAN: Final = re.compile(r"\d(?:[\W_]{0,3}\d){12}")
 
 
 def find_pans(text: str) -> list[tuple[int, int]]:
     """Where card numbers stand in any text, as `(start, end)` in order; overlapping finds are one stretch.
 
-    A card number is 13 to 19 digits of any script, single spaces or dashes allowed between (and dots, slashes
-    and underscores between groups of four or more), that pass Luhn and have a prefix and length that one scheme
-    uses. Digits that touch it make it another number, so that long reference numbers are rarely hit; about one
-    in ten order numbers of 16 digits that begin like a card still is.
+    A card number is 13 to 19 digits of any script, single spaces or dashes allowed between (and dots, slashes,
+    underscores, and up to three of them all in a row between groups of four or more), that pass Luhn and have a
+    prefix and length that one scheme uses. Digits that touch it make it another number, so that long reference
+    numbers are rarely hit; about one in ten order numbers of 16 digits that begin like a card still is.
     """
     found: list[tuple[int, int]] = []
     if not text.isascii() and _MAY_HOLD_PAN.search(text) is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from .. import data_build
-from ..cards import Pan
+from ..cards import Pan, hide_pans
 from ..diagnostics import InvalidTransaction
 from ..lookups import DataFiles, parse_ip
 from .data_comparing import compare
@@ -138,11 +138,11 @@ def _day(moment: datetime | None) -> date | None:
 
 def _show(report: data_build.BuildReport) -> None:
     click.echo(
-        f"{report.path}: {report.ranges_written:,} ranges from {report.rows_read:,} rows of "
+        f"{hide_pans(str(report.path))}: {report.ranges_written:,} ranges from {report.rows_read:,} rows of "
         f"{report.source_date.isoformat()}, {report.bytes_written / 1e6:.1f} MB"
     )
     for reason, rows in sorted(report.skipped.items(), key=lambda item: -item[1]):
-        click.echo(f"  left out {rows:,}: {reason}", err=True)
+        click.echo(f"  left out {rows:,}: {hide_pans(reason)}", err=True)
 
 
 COMMANDS: list[click.Command] = [data, fingerprint]

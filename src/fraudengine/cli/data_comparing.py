@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..cards import hide_pans
 from ..money import format_minor
 from .options import Problem, configuration, data_option, format_option, rules_option, state_option
 from .replaying import ProgressBar, require_extra
@@ -58,6 +59,7 @@ def compare(
         raise Problem(f"there is no file {new}", 2)
     from ..assembly import open_data
     from ..replay.data_compare import compare_data
+    from ..replay.exports import hide_in
 
     bar = ProgressBar()
     try:
@@ -76,7 +78,10 @@ def compare(
         )
     finally:
         bar.clear()
-    click.echo(json.dumps(_as_object(found), indent=2) if config.format == "json" else _as_text(found))
+    if config.format == "json":
+        click.echo(json.dumps(hide_in(_as_object(found)), indent=2))
+    else:
+        click.echo(hide_pans(_as_text(found)))
 
 
 def _us(moment: datetime | None) -> int | None:

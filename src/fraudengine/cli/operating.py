@@ -52,7 +52,7 @@ def backup(directory: Path, rules: Path | None, state: Path | None) -> None:
     """
     config = configuration(rules=rules, state=state)
     made, copied = back_up(config.state, directory, config.rules)
-    click.echo(f"{made}: {len(copied)} files, {sum(one.bytes for one in copied) / 1e6:.1f} MB")
+    click.echo(hide_pans(f"{made}: {len(copied)} files") + f", {sum(one.bytes for one in copied) / 1e6:.1f} MB")
 
 
 @click.command()

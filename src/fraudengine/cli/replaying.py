@@ -374,11 +374,16 @@ def as_json(result: ReplayResult, kept: BudgetReport | None = None) -> str:
     return json.dumps(whole, default=str, indent=2)
 
 
+MOST_MADE_UP = 1_000_000_000
+
+
 # ---- generate -------------------------------------------------------------------------------------
 
 
 @click.command()
-@click.option("--transactions", type=click.IntRange(1), required=True, help="How many screenings to make up.")
+@click.option(
+    "--transactions", type=click.IntRange(1, MOST_MADE_UP), required=True, help="How many screenings to make up."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Equal seeds give equal histories.")
 @click.option("--days", type=click.IntRange(1, 1000), default=90, show_default=True, help="Days that it covers.")
@@ -409,7 +414,7 @@ def generate(
         )
     finally:
         bar.clear()
-    click.echo(f"{out}: {transactions:,} screenings, {out.stat().st_size / 1e6:.1f} MB")
+    click.echo(f"{hide_pans(str(out))}: {transactions:,} screenings, {out.stat().st_size / 1e6:.1f} MB")
 
 
 COMMANDS: list[click.Command] = [replay, generate]

@@ -18,7 +18,7 @@ HIDDEN_DIGIT: Final = "X"
 
 _DIGITS: Final = str.maketrans("0123456789", HIDDEN_DIGIT * 10)
 _ANY_DIGIT: Final = re.compile(r"\d")
-_MAY_HOLD_CARD: Final = re.compile(r"\d(?:[\W_]?\d){12}")
+_MAY_HOLD_CARD: Final = re.compile(r"\d(?:[\W_]{0,3}\d){12}")
 _LONG: Final = re.compile(r"[0-9]{13,}")
 # Line ends of a folded or continued value: YAML joins the lines with one space or with nothing.
 _FOLD: Final = re.compile(r"[ \t]*\\?\r?\n[ \t]*\\?")
