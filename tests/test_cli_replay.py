@@ -153,10 +153,19 @@ def test_guessed_mapping_and_rejects(made: Path) -> None:
         (["replay"], 2, "name a history"),
         (["replay", "h.parquet", "--rules", "no-such"], 2, "neither a rule directory nor a git revision"),
         (["replay", "none.csv"], 1, "there is no file none.csv"),
-        (["replay", "h.parquet", "--merchant", "nobody"], 1, "nobody"),
+        (
+            ["replay", "h.parquet", "--merchant", "nobody"],
+            1,
+            "`nobody`: no rule file has that name; there are rules",
+        ),
+        (
+            ["replay", "h.parquet", "--merchant", "medina-topp"],
+            1,
+            "did you mean `medina-topup`? there are rules for ",
+        ),
         (["replay", "h.parquet", "--lists", "later"], 2, "later"),
     ],
-    ids=["no history", "no such rules", "no such file", "no such merchant", "no such word"],
+    ids=["no history", "no such rules", "no such file", "no such merchant", "merchant misspelt", "no such word"],
 )
 def test_mistakes(made: Path, arguments: list[str], code: int, said: str) -> None:
     done = run(made, *arguments)

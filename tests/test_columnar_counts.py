@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fraudengine.backends.columnar import Dialect, Expr, table_named, to_sql
 from fraudengine.backends.columnar_counts import Calls, add_counts, can_count
@@ -55,7 +56,9 @@ def call_table(calls: Sequence[Past]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def count_in_columns(calls: Sequence[Past], reports: Sequence[Report]) -> dict[int, dict[str, Any]]:
+def count_in_columns(
+    calls: Sequence[Past], reports: Sequence[Report], are_currencies_known: bool
+) -> dict[int, dict[str, Any]]:
     connection = duckdb.connect()
     table = call_table(calls)
     connection.register("calls", table)
@@ -66,8 +69,10 @@ def count_in_columns(calls: Sequence[Past], reports: Sequence[Report]) -> dict[i
         names = ("sequence", "merchant_no", "transaction_key", "kind")
         given_reports = pa.table(dict(zip(names, map(list, zip(*reported, strict=True)), strict=True)))
         connection.register("reports", given_reports)
+    currencies = tuple(sorted({call.amount.currency for call in calls})) if are_currencies_known else None
     try:
-        *stored, counted = queries(table.schema, given_reports.schema if given_reports is not None else None)
+        reports_schema = given_reports.schema if given_reports is not None else None
+        *stored, counted = queries(table.schema, reports_schema, currencies)
         for query in stored:
             connection.execute(query)
         rows = connection.sql(counted).to_arrow_table().to_pylist()
@@ -77,7 +82,7 @@ def count_in_columns(calls: Sequence[Past], reports: Sequence[Report]) -> dict[i
 
 
 @cache
-def queries(calls: pa.Schema, reports: pa.Schema | None) -> tuple[str, ...]:
+def queries(calls: pa.Schema, reports: pa.Schema | None, currencies: tuple[str, ...] | None) -> tuple[str, ...]:
     """The SQL that stores what is counted with, then the one that counts: made from the columns alone."""
     stored: dict[str, Expr] = {}
     made: list[str] = []
@@ -90,19 +95,19 @@ def queries(calls: pa.Schema, reports: pa.Schema | None) -> tuple[str, ...]:
 
     said = table_named("reports", reports) if reports is not None else None
     wanted = {one: one.name for one in COUNTERS}
-    counted = add_counts(Calls(table_named("calls", calls), said, store, "t"), wanted)
+    counted = add_counts(Calls(table_named("calls", calls), said, store, "t", currencies=currencies), wanted)
     return *made, to_sql(counted, Dialect.DUCKDB)
 
 
 relaxed = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-def agrees_with_the_law(history: list[cases.Step]) -> None:
+def agrees_with_the_law(history: list[cases.Step], are_currencies_known: bool) -> None:
     made, reports = numbered(history)
     if not made:
         return
     kept = without_retries(made)
-    counted = count_in_columns(kept, reports)
+    counted = count_in_columns(kept, reports, are_currencies_known)
     for call in kept:
         for counter in COUNTERS:
             law = value_of(counter, call, kept, reports)
@@ -111,13 +116,13 @@ def agrees_with_the_law(history: list[cases.Step]) -> None:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=relaxed)
-@given(cases.histories())
-def test_counts_are_those_of_the_law(history: list[cases.Step]) -> None:
-    agrees_with_the_law(history)
+@given(cases.histories(), st.booleans())
+def test_counts_are_those_of_the_law(history: list[cases.Step], are_currencies_known: bool) -> None:
+    agrees_with_the_law(history, are_currencies_known)
 
 
 @pytest.mark.long
 @settings(max_examples=300, deadline=None, suppress_health_check=relaxed)
-@given(cases.histories())
-def test_counts_are_those_of_the_law_at_length(history: list[cases.Step]) -> None:
-    agrees_with_the_law(history)
+@given(cases.histories(), st.booleans())
+def test_counts_are_those_of_the_law_at_length(history: list[cases.Step], are_currencies_known: bool) -> None:
+    agrees_with_the_law(history, are_currencies_known)

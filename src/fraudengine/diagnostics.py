@@ -51,11 +51,11 @@ class ConflictingTransaction(FraudengineError):
 
 
 class UnknownMerchant(FraudengineError):
-    """No rule set has that merchant's name."""
+    """No rule set has that merchant's name. `hint` says what to do, where the caller may be told."""
 
-    def __init__(self, merchant: str, *, refused: bool = False) -> None:
+    def __init__(self, merchant: str, *, refused: bool = False, hint: str = "") -> None:
         why = "its rule file is refused" if refused else "no rule file has that name"
-        super().__init__(f"unknown merchant `{merchant}`: {why}")
+        super().__init__(f"unknown merchant `{merchant}`: {why}{'; ' if hint else ''}{hint}")
         self.merchant = merchant
         self.refused = refused
 

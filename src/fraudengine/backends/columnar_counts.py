@@ -29,6 +29,7 @@ from ..velocity import FAILED_3DS, ReportKind
 from .columnar import CURRENCY_SUFFIX, Expr
 
 NEEDED: Final = ("step", "late")
+_SUMMED_APART: Final = 2  # sums of three currencies in one sorted window cost more than a second sort
 _OUTCOMES: Final = {Among.ACCEPTED: "accept", Among.CHALLENGED: "challenge", Among.REFUSED: "refuse"}
 Store: TypeAlias = Callable[[str, Expr | None], Expr]
 """Has a query stored under a name, and gives the table that it then is; without a query, the one stored before."""
@@ -41,7 +42,8 @@ class Calls:
     `three_ds` where a counter is among events of those.
 
     Keys stand for texts and may be 64-bit hashes of them, as the index of the decision log has it. `reports` has
-    sequence, merchant_no, transaction_key and kind. `prefix` begins the names of stored tables.
+    sequence, merchant_no, transaction_key and kind. `prefix` begins the names of stored tables. `currencies` are
+    all that the calls have; None where that is not known.
     """
 
     table: Expr
@@ -49,6 +51,7 @@ class Calls:
     store: Store
     prefix: str
     currency: str = "currency"
+    currencies: tuple[int | str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +95,17 @@ def add_counts(calls: Calls, counters: Mapping[Counter, str]) -> Expr:
         )
         table = table.left_join(corrected, table["sequence"] == corrected["corrected"]).drop("corrected")
     table = table.mutate(**{f"{name}__": added for name, added in _added(calls, groups, table, counters).items()})
-    windows = {}
+    windows: dict[str, Expr] = {}
     for group in groups:
-        by = [_spread(table, name) for name in group.key]
         for counter in group.counters:
-            own = [*by, table[calls.currency]] if counter.measure is Measure.SUM else by
-            window = ibis.range_window(preceding=(counter.within_us, 1), group_by=own, order_by=table["at_us"])
-            windows[f"raw_{counters[counter]}"] = table[f"{counters[counter]}__"].sum().over(window)
+            windows |= _windows(calls, group, table, counter, counters[counter])
     table = table.mutate(**windows)
     columns: dict[str, Expr] = {}
     for group in groups:
         has_key = _has_key(table, group.per)
         for place, counter in enumerate(group.counters):
             column = counters[counter]
-            value = table[f"raw_{column}"].fill_null(0) - table[group.back(place)].fill_null(0)
+            value = _raw(calls, table, counter, column).fill_null(0) - table[group.back(place)].fill_null(0)
             columns[column] = ibis.ifelse(has_key, value.cast("int64"), ibis.null("int64"))
             if counter.measure is Measure.SUM:
                 columns[column + CURRENCY_SUFFIX] = table[calls.currency]
@@ -131,6 +131,47 @@ def _added(calls: Calls, groups: Sequence[_Group], table: Expr, names: Mapping[C
         for counter in group.counters:
             found[names[counter]] = ibis.ifelse(counts, _value(table, counter), ibis.literal(0, "int64"))
     return found
+
+
+def _windows(calls: Calls, group: _Group, table: Expr, counter: Counter, name: str) -> dict[str, Expr]:
+    """What lies in the window of each row, as columns.
+
+    A sum is of the row's own currency. Where there are few, each has a window of its own, NULL for none: windows of
+    one key share what is costly, which is to sort by it, and a key with the currency in it would be sorted again.
+    """
+    by = [_spread(table, name) for name in group.key]
+    added = table[f"{name}__"]
+    if counter.measure is Measure.SUM and not _has_few_currencies(calls):
+        by = [*by, table[calls.currency]]
+    window = ibis.range_window(preceding=(counter.within_us, 1), group_by=by, order_by=table["at_us"])
+    if not _is_summed_apart(calls, counter):
+        return {f"raw_{name}": added.sum().over(window)}
+    assert calls.currencies is not None
+    nothing = ibis.literal(0, "int64")
+    return {
+        f"raw_{name}_{place}": ibis.ifelse(table[calls.currency] == currency, added, nothing).sum().over(window)
+        for place, currency in enumerate(calls.currencies)
+    }
+
+
+def _raw(calls: Calls, table: Expr, counter: Counter, name: str) -> Expr:
+    """What `_windows` found for the row."""
+    if not _is_summed_apart(calls, counter):
+        return table[f"raw_{name}"]
+    assert calls.currencies is not None
+    own = [(table[calls.currency] == code, table[f"raw_{name}_{n}"]) for n, code in enumerate(calls.currencies)]
+    return ibis.cases(*own, else_=ibis.null("int64"))
+
+
+def _has_few_currencies(calls: Calls) -> bool:
+    return calls.currencies is not None and len(calls.currencies) <= _SUMMED_APART
+
+
+def _is_summed_apart(calls: Calls, counter: Counter) -> bool:
+    """Whether a counter has a window for each currency."""
+    if calls.currencies is None or counter.measure is not Measure.SUM:
+        return False
+    return 1 < len(calls.currencies) <= _SUMMED_APART
 
 
 def _spread(table: Expr, name: str) -> Expr:

@@ -261,15 +261,17 @@ def zone_offsets(timezone: str, first_us: int, last_us: int) -> list[tuple[int, 
 
 
 def _local_time(at_us: Expr, offsets: Sequence[tuple[int, int]]) -> dict[str, Expr]:
-    """`hour` and `weekday`; by remainders, because Ibis divides integers through floating point."""
+    """`hour` and `weekday`; by remainders, because Ibis divides integers through floating point.
+
+    That is exact where a multiple of the divisor is divided, and where the quotient is small.
+    """
     local = at_us + offsets[0][1]
     if len(offsets) > 1:
         branches = [(at_us >= start, ibis.literal(offset, "int64")) for start, offset in reversed(offsets[1:])]
         local = at_us + ibis.cases(*branches, else_=ibis.literal(offsets[0][1], "int64"))
-    second = local - local % 1_000_000
-    of_day = second % _DAY_US
-    hour = ((of_day - of_day % _HOUR_US) / _HOUR_US).cast("int64")
-    day = ((second - of_day) / _DAY_US).cast("int64")
+    of_day = local % _DAY_US
+    hour = of_day // _HOUR_US
+    day = ((local - of_day) / _DAY_US).cast("int64")
     number = (day + 3) % 7  # 1 January 1970 was a Thursday
     weekday = ibis.cases(*((number == place, word) for place, word in enumerate(WEEKDAYS[:-1])), else_=WEEKDAYS[-1])
     return {"hour": hour, "weekday": weekday}

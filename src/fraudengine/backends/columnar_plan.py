@@ -9,7 +9,7 @@ and the decisions. Without counters there is only one query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
@@ -108,7 +108,10 @@ class HistorySpan:
 
 
 class Planner:
-    """Makes the plans of one replay; `as_of_us` None judges each transaction by the lists of its own time."""
+    """Makes the plans of one replay; `as_of_us` None judges each transaction by the lists of its own time.
+
+    `currencies` are by merchant's number those of its transactions, each as its place in `codes`.
+    """
 
     def __init__(
         self,
@@ -120,12 +123,14 @@ class Planner:
         dialect: Dialect,
         merchant_numbers: Mapping[str, int],
         codes: Codes,
+        currencies: Mapping[int, frozenset[int]],
     ) -> None:
         self.history = history
         self.history_columns = frozenset(history.columns)
         self.dialect = dialect
         self.merchant_numbers = merchant_numbers
         self.codes = codes
+        self.currencies = currencies
         self.lookups = lookups
         self.span = span
         self.as_of_us = as_of_us
@@ -191,7 +196,7 @@ class _Shape:
         for numbers in slices:
             self.stored = dict(whole_stored)
             part = staged if len(slices) == 1 else staged.filter(staged["merchant_no"].isin(list(numbers)))
-            counted = self._in_time(self._add_counters(part, self._own, f"counts_{self.number}"))
+            counted = self._in_time(self._add_counters(part, self._own, numbers, f"counts_{self.number}"))
             late = self._with_words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
             words = {
                 name.removeprefix("early_"): late[name.removeprefix("early_")] + late[name]
@@ -238,7 +243,7 @@ class _Shape:
             f"staged_all_{self.number}",
             facts.select(*(name for name in facts.columns if name in needed), **keys),
         )
-        counted = self._add_counters(stored, self._of_all, f"counts_all_{self.number}")
+        counted = self._add_counters(stored, self._of_all, numbers.values(), f"counts_all_{self.number}")
         made = [self.counters[counter] for counter in self._of_all if self.counters[counter] in counted.columns]
         sums = [name + CURRENCY_SUFFIX for name in made if name + CURRENCY_SUFFIX in counted.columns]
         return self._store(
@@ -261,9 +266,14 @@ class _Shape:
         return keys | {"transaction_key": self._key(facts["transaction_id"])}
 
     def _key(self, value: Expr) -> Expr:
-        if self.planner.dialect is Dialect.DUCKDB:
+        if self.planner.dialect is not Dialect.DUCKDB:
+            return value
+        if not value.type().is_string():
             return ibis.ifelse(value.isnull(), ibis.null("int64"), value.hash())
-        return value
+        # 63 bits of the hash: Ibis 12 makes a signed number of all 64 through a text of ones and zeros. It takes
+        # what it shifts for signed, and would leave out the second cast without the first.
+        number = (_hash(value) >> 1).cast("uint64").cast("int64")
+        return ibis.ifelse(value.isnull(), ibis.null("int64"), number)
 
     def _keyed_reports(self, prefix: str) -> Expr | None:
         reports = self.planner.reports
@@ -444,11 +454,14 @@ class _Shape:
 
         parameters: dict[str, Callable[[Expr | None], Expr]] = {}
         for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
-            parameters[f"p{place}"] = partial(_operand, table, f"{side.columns_of}_p{place}", values, constant)
+            name = f"{side.columns_of}_p{place}"
+            parameters[f"p{place}"] = partial(_operand, table, name, values, constant, self.planner.codes)
         aliases = {fact: self._alias(side, fact) for fact in side.reads} | self.counter_columns(side)
         return Columns(table, in_list, parameters, aliases)
 
-    def _add_counters(self, stored: Expr, counters: Sequence[Counter], prefix: str) -> Expr:
+    def _add_counters(
+        self, stored: Expr, counters: Sequence[Counter], merchants: Iterable[int], prefix: str
+    ) -> Expr:
         planned = [
             PlannedCounter(replace(counter, name=self.counters[counter]), None, None)  # type: ignore[arg-type]
             for counter in counters
@@ -460,7 +473,9 @@ class _Shape:
         if "transaction_key" in stored.columns:
             fast = {one.counter: one.counter.name for one in planned if can_count(one.counter)}
             planned = [one for one in planned if one.counter not in fast]
-            calls = Calls(sequenced, self._keyed_reports(prefix), self._store, prefix, "currency_no")
+            held = frozenset().union(*(self.planner.currencies[number] for number in merchants))
+            reports, currencies = self._keyed_reports(prefix), tuple(sorted(held))
+            calls = Calls(sequenced, reports, self._store, prefix, "currency_no", currencies)
             sequenced = add_counts(calls, fast) if fast else sequenced
         counted = add_counters(sequenced, planned, self.planner.reports)
         currency = self.planner.codes.currency_of(counted["currency_no"])
@@ -521,6 +536,11 @@ def name_counters(number: int, sides: Sequence[Sequence[Counter]]) -> dict[Count
     return found
 
 
+@ibis.udf.scalar.builtin(name="hash")  # type: ignore[untyped-decorator]
+def _hash(text: str) -> ibis.dtype("uint64"):  # type: ignore[valid-type]
+    """DuckDB's hash of a text; of NULL it is a number too."""
+
+
 def _with_answers(facts: Expr) -> Expr:
     """With the columns `label` and `recorded_outcome`, NULL where the history has none."""
     absent = {name: ibis.null("string") for name in ("label", "recorded_outcome") if name not in facts.columns}
@@ -572,15 +592,19 @@ def _operand_columns(side: SidePlan, merchants: Sequence[str]) -> list[tuple[dic
     return found
 
 
-def _operand(table: Expr, name: str, values: Mapping[str, pa.Array], constant: bool, currency: Expr | None) -> Expr:
+def _operand(
+    table: Expr, name: str, values: Mapping[str, pa.Array], constant: bool, codes: Codes, currency: Expr | None
+) -> Expr:
+    """The operand in each row. Money is in the row's currency, whose number compares faster than its text."""
+
     def of(suffix: str, column: pa.Array) -> Expr:
         return ibis.literal(column[0].as_py()) if constant else table[f"{name}{suffix}"]
 
     if currency is None:
         return of("", values[""])
     branches = [
-        (currency == suffix[1:], of(suffix, column))
+        (table["currency_no"] == codes.currencies.index(suffix[1:]), of(suffix, column))
         for suffix, column in values.items()
-        if not constant or column[0].as_py() is not None
+        if suffix[1:] in codes.currencies and (not constant or column[0].as_py() is not None)
     ]
     return ibis.cases(*branches, else_=ibis.null("int64")) if branches else ibis.null("int64")

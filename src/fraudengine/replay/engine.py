@@ -31,7 +31,7 @@ from ..backends.columnar_enrich import LookupTables, address_countries, bin_info
 from ..backends.columnar_plan import CANDIDATE, CHAMPION, HistorySpan, Planner, SidePlan
 from ..config import Config, read_configuration
 from ..countries import read_country
-from ..diagnostics import FraudengineError, UnknownMerchant
+from ..diagnostics import FraudengineError, UnknownMerchant, suggest
 from ..enrich import phone_country
 from ..facts import METADATA_PREFIX, FactType
 from ..lookups import DataFiles
@@ -50,7 +50,8 @@ from .tables import aggregate, create_decided, make_views, rule_statistics, rule
 
 RECORDED: Final = "recorded"
 FLIP_LIMIT: Final = 200
-SLICE_ROWS: Final = 2_000_000
+SLICE_ROWS: Final = 3_000_000
+MERCHANTS_NAMED: Final = 10
 
 
 class NothingToReplay(FraudengineError):
@@ -243,7 +244,7 @@ class _Run:
             rules_by_merchant=rule_statistics(connection, shapes, by_merchant=True),
             flips=flips,
             silenced=silenced_table(shapes, rule_table, self.history.columns),
-            absent=absent_table(connection, shapes, self.history.columns),
+            absent=absent_table(connection, shapes, self.history.columns, self.history.files),
             revisions=self._revisions(sides, candidate, champion),
             rejects=self.history.rejects_table(),
             rejects_file=self.history.rejects_file,
@@ -284,7 +285,9 @@ class _Run:
         found: dict[str, tuple[int, int, int]] = {}
         currencies: Counter[str] = Counter()
         labels: Counter[str] = Counter()
+        self._currencies: dict[str, set[str]] = {}
         for merchant, currency, word, count, first_us, last_us in rows:
+            self._currencies.setdefault(merchant, set()).add(currency)
             before = found.get(merchant, (0, first_us, last_us))
             found[merchant] = (before[0] + count, min(before[1], first_us), max(before[2], last_us))
             currencies[currency] += count
@@ -303,7 +306,7 @@ class _Run:
         wanted = self.options.merchants
         if wanted is not None:
             for name in sorted(wanted - candidate.rule_sets.keys()):
-                raise UnknownMerchant(name)
+                raise UnknownMerchant(name, hint=_hint_of_merchants(name, candidate.rule_sets))
         sides: dict[str, tuple[Side | None, Side]] = {}
         skipped = []
         for merchant in sorted(counts):
@@ -376,7 +379,18 @@ class _Run:
         lookups = LookupTables(found.get("ip_countries"), found.get("bin_infos"), maps)
         reports = self._reports(engine, history)
         return Planner(
-            history, lookups, span, self._as_of_us(), reports, engine.dialect, self._numbers, self._codes
+            history,
+            lookups,
+            span,
+            self._as_of_us(),
+            reports,
+            engine.dialect,
+            self._numbers,
+            self._codes,
+            {
+                self._numbers[merchant]: frozenset(map(self._codes.currencies.index, held))
+                for merchant, held in self._currencies.items()
+            },
         )
 
     def _looked_up(
@@ -495,6 +509,14 @@ class _Run:
             slices[-1].append(self._numbers[merchant])
             rows += count
         return slices
+
+
+def _hint_of_merchants(name: str, known: Iterable[str]) -> str:
+    held = sorted(known)
+    more = f" and {len(held) - MERCHANTS_NAMED:,} more" if len(held) > MERCHANTS_NAMED else ""
+    meant = suggest(name, held)
+    there_are = f"there are rules for {', '.join(held[:MERCHANTS_NAMED])}{more}: name one of them, or none for all"
+    return f"{meant} {there_are}" if meant else there_are
 
 
 def by_frequency(counted: Counter[str]) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..facts import METADATA_PREFIX, FactName, FactType
 from ..rules.ast import facts_read
@@ -71,31 +74,79 @@ def _rules_by_fact(shapes: Sequence[Shape]) -> dict[tuple[FactName, tuple[str, .
 
 
 def absent_table(
-    connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape], columns: AbstractSet[str]
+    connection: duckdb.DuckDBPyConnection, shapes: Sequence[Shape], columns: AbstractSet[str], files: Sequence[Path]
 ) -> ReplayTable:
     """Facts that rules read and that some transactions do not give, with how many, and which rules read them."""
     by_fact = _rules_by_fact(shapes)
-    asked = []
-    for _, sources in by_fact:
-        held = [f'"{name}" IS NOT NULL' for name in sources if name in columns]
-        asked.append(f"count(*) FILTER ({' OR '.join(held)})" if held else "0")
+    asked = {sources: [name for name in sources if name in columns] for _, sources in by_fact}
     merchants = [merchant for shape in shapes for merchant in shape.members]
-    counted = connection.execute(
-        f"SELECT {', '.join(['count(*)', *asked])} FROM history WHERE merchant IN (SELECT unnest(?))", [merchants]
-    ).fetchall()[0]
-    rows = []
-    for ((fact, _), readers), known in zip(by_fact.items(), counted[1:], strict=True):
-        if known < counted[0]:
+    transactions, known = count_known(connection, merchants, asked, files)
+    rows: list[dict[str, Any]] = []
+    for (fact, sources), readers in by_fact.items():
+        if known[sources] < transactions:
             rows.append(
                 {
                     "fact": fact,
-                    "transactions": counted[0] - known,
-                    "known": known,
+                    "transactions": transactions - known[sources],
+                    "known": known[sources],
                     "rules": sorted({rule for _, rule in readers}),
                 }
             )
     rows.sort(key=lambda row: (-row["transactions"], row["fact"]))
     return ReplayTable("absent", pa.Table.from_pylist(rows, schema=_ABSENT), "facts that the history does not give")
+
+
+def count_known(
+    connection: duckdb.DuckDBPyConnection,
+    merchants: Sequence[str],
+    asked: Mapping[tuple[str, ...], Sequence[str]],
+    files: Sequence[Path],
+) -> tuple[int, dict[tuple[str, ...], int]]:
+    """The transactions of the merchants, and for each choice of columns how many give one of them.
+
+    Where these are all transactions of the history, its files mostly say it themselves, and need not be read.
+    """
+    of_merchants = "FROM history WHERE merchant IN (SELECT unnest(?))"
+    transactions = connection.execute(f"SELECT count(*) {of_merchants}", [merchants]).fetchall()[0][0]
+    in_files, absent = _count_absent(files)
+    known = {sources: 0 for sources, held in asked.items() if not held}
+    if transactions == in_files:
+        for sources, held in asked.items():
+            partial = [name for name in held if absent.get(name) != in_files]
+            if any(absent.get(name) == 0 for name in held):
+                known[sources] = in_files
+            elif not partial:
+                known[sources] = 0
+            elif len(partial) == 1 and partial[0] in absent:
+                known[sources] = in_files - absent[partial[0]]
+    rest = [sources for sources in asked if sources not in known]
+    if rest:
+        tests = [" OR ".join(f'"{name}" IS NOT NULL' for name in asked[sources]) for sources in rest]
+        counts = ", ".join(f"count(*) FILTER ({test})" for test in tests)
+        counted = connection.execute(f"SELECT {counts} {of_merchants}", [merchants]).fetchall()[0]
+        known |= dict(zip(rest, counted, strict=True))
+    return transactions, known
+
+
+def _count_absent(files: Sequence[Path]) -> tuple[int, dict[str, int]]:
+    """The rows of Parquet files, and how many have no value in each column, where every file tells it."""
+    rows, absent, untold = 0, Counter[str](), set[str]()
+    named = [frozenset(pq.read_schema(file).names) for file in files]
+    columns = frozenset().union(*named)
+    for file, held in zip(files, named, strict=True):
+        metadata = pq.read_metadata(file)
+        rows += metadata.num_rows
+        absent.update(dict.fromkeys(columns - held, metadata.num_rows))
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for place in range(group.num_columns):
+                column = group.column(place)
+                told = column.statistics
+                if told is None or not told.has_null_count:
+                    untold.add(column.path_in_schema)
+                else:
+                    absent[column.path_in_schema] += told.null_count
+    return rows, {name: absent[name] for name in columns - untold}
 
 
 def silenced_table(shapes: Sequence[Shape], rules: ReplayTable, columns: AbstractSet[str]) -> ReplayTable:
