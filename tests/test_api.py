@@ -481,12 +481,17 @@ def serve_stand_in() -> None:
     http_protocol.ARRIVAL_SECONDS = float(sys.argv[2])  # type: ignore[misc]
     server_module.MAX_CONNECTIONS = int(sys.argv[3])  # type: ignore[misc]
     server_module.KEEP_ALIVE_SECONDS = int(sys.argv[4])  # type: ignore[misc]
+    http_protocol.FIRST_SECONDS = float(sys.argv[5])  # type: ignore[misc]
     serve(Config(port=0), screener, Anyone())
 
 
 @contextmanager
 def served(
-    delay_s: float = 0.0, arrival_s: float = 10.0, most_connections: int = 100, keep_alive_s: int = 75
+    delay_s: float = 0.0,
+    arrival_s: float = 10.0,
+    most_connections: int = 100,
+    keep_alive_s: int = 75,
+    first_s: float = 1.0,
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FRAUDENGINE_")}
     process = subprocess.Popen(
@@ -498,6 +503,7 @@ def served(
             str(arrival_s),
             str(most_connections),
             str(keep_alive_s),
+            str(first_s),
         ],
         cwd=ROOT,
         env={**environ, "PYTHONPATH": str(ROOT / "src")},
@@ -715,6 +721,21 @@ def test_shutdown_answers_what_was_accepted_and_stops_the_screener() -> None:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert (out, err) == ("", "stopped\n")
+
+
+def test_shutdown_still_reads_what_a_new_connection_is_about_to_ask() -> None:
+    """Of those that have been answered before it reads only what is there already."""
+    with served(first_s=20) as (process, port):
+        new, used = (socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(2))
+        used.sendall(request_bytes(json.dumps(EXAMPLE).encode()))
+        assert read_answers(used, 1)[0][0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert used.recv(1) == b""
+        new.sendall(request_bytes(json.dumps(EXAMPLE).encode()))
+        assert read_answers(new, 1)[0][0] == 200
+        new.close()
+        used.close()
+        assert process.wait(15) == 0
 
 
 def test_a_port_in_use_is_said_clearly() -> None:

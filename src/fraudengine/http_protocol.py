@@ -32,6 +32,7 @@ _CUT_SHORT: Final = "The request ended before it was whole."
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
 UNREAD_SECONDS: Final = 0.2  # how long a stop still reads what had arrived by then
+FIRST_SECONDS: Final = 1.0  # the same where nothing was asked yet: who has just connected is about to ask
 GOODBYE_SECONDS: Final = 2.0  # how long a TLS client may take to say goodbye too; asyncio waits 30 s for it
 ROOM_SECONDS: Final = 0.02  # how often room is made for newcomers at most: it looks at every connection
 
@@ -144,7 +145,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Begins the graceful stop: a request that stands unread in the socket came before it and is answered."""
-        self.loop.call_later(UNREAD_SECONDS, self._end)
+        self.loop.call_later(UNREAD_SECONDS if self._idle_since else FIRST_SECONDS, self._end)
 
     def _end(self) -> None:
         super().shutdown()
