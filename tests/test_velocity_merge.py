@@ -103,7 +103,7 @@ def test_only_one_merges(tmp_path: Path) -> None:
 
     with closing(sqlite3.connect(path)) as database:
         database.execute(
-            "INSERT INTO velocity_tail (bucket, key_hash, at_us, screening_id, classes, currency, value)"
+            "INSERT INTO velocity_tail (at_us, screening_id, classes, currency, place_0, key_low_0, value_0)"
             " VALUES (1, 2, 3, 4, 5, 6, 7)"
         )
         database.commit()
@@ -148,7 +148,7 @@ def test_the_writer_begins_merges_and_counts_on(tmp_path: Path, monkeypatch: pyt
     path, reader = tmp_path / "log.db", CounterReader(planned(None, (ATTEMPTS,)))
     with DecisionLog.open(path) as one, DecisionLog.open(path) as other:
         for log in (one, other):
-            log._writer.merges = MergeThread(path, log._writer.turn, merge_events=15)
+            log._writer.merges = MergeThread(path, log._writer.turn, merge_rows=15)
         first, second = Driven(one), Driven(other)
         first.keep((ATTEMPTS,))
         for number in range(200):

@@ -16,7 +16,8 @@ from fraudengine.rules.ast import Outcome
 from fraudengine.rules.counters import Among, Counter, CounterScope, Measure
 from fraudengine.velocity import Past, PlannedCounter, Report, ReportKind, series_of
 from fraudengine.velocity_history import VelocityHistory, Wanted
-from fraudengine.velocity_index import CounterReader, event_rows, owner_of
+from fraudengine.velocity_index import CounterReader, owner_of, tail_row
+from fraudengine.velocity_tail import TailRow
 
 NOW_US: Final = 1_795_428_900_000_000
 MINUTE_US: Final = 60_000_000
@@ -129,8 +130,9 @@ class Driven:
     def record(self, call: Past) -> bool:
         """Records the call; False when it is a retried one."""
         registry = self.log.velocity
-        rows = event_rows(registry.series_for(call.merchant), call.merchant, call.facts, call.amount, call.outcome)
-        written = self.log.append_and_wait(record_of(call, rows, registry.generation))
+        series = registry.series_for(call.merchant)
+        row = tail_row(series, call.merchant, call.facts, call.amount, call.outcome, call.at_us)
+        written = self.log.append_and_wait(record_of(call, row, registry.generation))
         if isinstance(written, AlreadyRecorded):
             return False
         self.calls.append(call)
@@ -146,7 +148,7 @@ class Driven:
         self.reports.append(Report(newest, about.merchant, about.transaction_id, kind))
 
 
-def record_of(call: Past, rows: tuple[object, ...] = (), generation: int = 0) -> ScreeningRecord:
+def record_of(call: Past, row: TailRow = (), generation: int = 0) -> ScreeningRecord:
     facts = dict(call.facts)
     transaction = {name: value for name, value in facts.items() if name in ("ip_address", "email")}
     if "card" in facts:
@@ -172,7 +174,7 @@ def record_of(call: Past, rows: tuple[object, ...] = (), generation: int = 0) ->
         code="X",
         revision="r",
         document=document,
-        velocity=rows,  # type: ignore[arg-type]
+        velocity=row,
         velocity_generation=generation,
     )
 

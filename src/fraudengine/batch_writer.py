@@ -28,15 +28,9 @@ from .overtaken import find_overtaken, nobody_came_first, values_of
 from .records import record
 from .velocity_documents import rows_of_document
 from .velocity_history import append_next_steps
-from .velocity_index import (
-    EventRow,
-    Registry,
-    add_events,
-    read_generation,
-    read_registry,
-)
+from .velocity_index import Registry, read_generation, read_registry, tail_row_of
 from .velocity_merge import MergeThread
-from .velocity_tail import EventValues, append_to_tail
+from .velocity_tail import TailRow, TailValues, add_to_tail, append_to_tail
 
 
 @record
@@ -60,7 +54,7 @@ class ScreeningRecord:
     code: str
     revision: str
     document: bytes
-    velocity: tuple[EventRow, ...] = ()
+    velocity: TailRow = ()  # its events, as the only screening of its transaction
     velocity_generation: int = 0  # of the registry by which `velocity` was made
     after: tuple[int, ...] | None = None  # the screenings of its transaction that it knows of; None: nobody looked
     presumed: tuple[int, ...] = ()  # those of them that were on their way to the disk
@@ -349,20 +343,21 @@ class BatchWriter:
         if generation != self.registry.generation:
             self.registry = read_registry(connection)
         recorded = self._recorded_of(connection, entries) if doubtful else None
-        values: EventValues = []
+        tail: TailValues = {}
         again: list[ScreeningRecord] = []
         for entry in entries:
             record = entry.record
-            rows = record.velocity
+            row = record.velocity
             if record.velocity_generation != generation:
                 rows = rows_of_document(self.registry, record.merchant, record.document)
-            if not rows or (recorded is not None and record.id not in recorded):
+                row = tail_row_of(rows, record.at_us)
+            if not row or (recorded is not None and record.id not in recorded):
                 continue
             if entry.transaction_hash in known:
                 again.append(record)
             else:
-                add_events(values, record.id, record.at_us, rows)
-        append_to_tail(connection, values)
+                add_to_tail(tail, record.id, record.at_us, row)
+        append_to_tail(connection, tail)
         if again:
             ids = {record.id for record in again}
             for merchant, transaction_id in dict.fromkeys((one.merchant, one.transaction_id) for one in again):

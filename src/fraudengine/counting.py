@@ -15,7 +15,8 @@ from .rules.ast import RuleSet
 from .rules.library import PLATFORM
 from .screening import Count, Screened
 from .velocity_history import VelocityHistory, Wanted, is_ready, wanted_series
-from .velocity_index import CounterReader, EventRow, event_rows
+from .velocity_index import CounterReader, tail_row
+from .velocity_tail import TailRow
 
 MAX_KEPT = 8_192  # merchants whose needs are kept
 
@@ -87,7 +88,7 @@ class Counting:
             needs = self._needs[merchant] = registry.needs_of(merchant)
         return needs
 
-    def rows_for(self, screened: Screened) -> tuple[tuple[EventRow, ...], int]:
+    def row_for(self, screened: Screened) -> tuple[TailRow, int]:
         """What the index keeps of a screening, and the generation of the registry that says so."""
         registry = self._log.velocity
         series = registry.series_for(screened.transaction.merchant)
@@ -97,5 +98,5 @@ class Counting:
         if transaction.phone is not None and "phone_country" not in facts:
             country = phone_country(transaction.phone)
             facts = facts if country is None else {**facts, "phone_country": country}
-        outcome = screened.decision.outcome
-        return event_rows(series, transaction.merchant, facts, transaction.amount, outcome), registry.generation
+        merchant, amount, at_us = transaction.merchant, transaction.amount, transaction.at_us
+        return tail_row(series, merchant, facts, amount, screened.decision.outcome, at_us), registry.generation

@@ -331,7 +331,9 @@ class DecisionLog:
         try:
             tail = self._tail_view()
             tail.refresh()
-            statement, parameters = reader.question(merchant, facts, at_us, amount, own_ids, tail.tables)
+            statement, parameters = reader.question(
+                merchant, facts, at_us, amount, own_ids, tail.tables, tail.has_before
+            )
             (found,) = tail.connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             self._forget_tail()

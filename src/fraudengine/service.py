@@ -317,7 +317,7 @@ class Screener:
         change = self.run_time_lists.change if self.run_time_lists is not None else 0
         document = writer.document(screened, change, given)
         self._remember(ready.rule_set)
-        rows_kept, generation = self.counting.rows_for(screened)
+        row_kept, generation = self.counting.row_for(screened)
         record = ScreeningRecord(
             id=screening_id,
             merchant=transaction.merchant,
@@ -332,7 +332,7 @@ class Screener:
             code=screened.decision.code,
             revision=ready.rule_set.revision,
             document=document,
-            velocity=rows_kept,
+            velocity=row_kept,
             velocity_generation=generation,
             after=tuple([row.id for row in rows]) if rows else (),
             presumed=tuple([row.id for row in rows if row.pending is not None]) if rows else (),

@@ -32,7 +32,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from . import velocity_index, velocity_tail
+from . import velocity_before, velocity_index, velocity_tail
 from .diagnostics import StoreUnavailable
 
 # sqlite_utils imports pandas and numpy where they are installed, for column types that nothing here has: more than
@@ -139,6 +139,15 @@ def m0004_late_outcomes(db: Database) -> None:
         ) STRICT"""
     )
     db.execute("CREATE INDEX late_outcomes_screening ON late_outcomes (screening_id)")
+
+
+@migrations()
+def m0005_velocity_places(db: Database) -> None:
+    """Events by one leading integer, and the events of one screening in one row of the tail."""
+    made = (velocity_index.EVENTS_TABLE, velocity_tail.TAIL_TABLE)
+    for statement in (*velocity_before.SET_ASIDE, *made, *velocity_before.BRING_FORWARD):
+        db.execute(statement)
+    velocity_before.drop_if_empty(db.conn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,16 +28,17 @@ of scope, `per`, counted fact and window class (1 hour, 1 day, 10 days, 90 days)
 `among` other than all and accepted only when the screening fits. A count is a range scan of one or two time
 buckets of one B-tree, bounded by the cap; a sum or uncapped count is linear in the events of its key within the
 window (about 0.1 us each, ten times that for events not yet merged). Writing appends to a tail (`velocity_tail`)
-that each process also holds in memory, 10 to 20 MB at the most, and that is merged into the B-tree 200,000 events
-at a time (`velocity_merge`).
+that each process also holds in memory, 10 to 25 MB at the most, and that is merged into the B-tree 66,000
+screenings at a time (`velocity_merge`). Events that a release before the present layout wrote are read beside it,
+for some microseconds more each time, and stay until the log is replaced (`velocity_before`).
 
 Where it stops. One machine: the log is one SQLite file, written by one process at a time. Screenings that are in
 flight when another begins are not counted by it, and payments with equal `at` do not see each other: a gateway
 that rounds to the second hides what happens within one. Windows end at 90 days. A series once used keeps being
 written until the log is replaced. A card's counts begin anew when its fingerprint changes with the card key.
-Appending and merging the rows of four counters costs about half as much processor as the record itself. Keys are
-64-bit hashes: two keys of one bucket
-collide with a chance of one in 10^12 at ten million keys, and would then share a count.
+Appending and merging the rows of four counters costs about a third of the processor of the record itself.
+Keys are 64-bit hashes: two keys of one bucket collide with a chance of one in 10^12 at ten million keys, and would
+then share a count.
 """
 
 from __future__ import annotations

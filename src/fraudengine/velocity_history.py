@@ -26,6 +26,7 @@ from . import store
 from .rules.ast import RuleSet, facts_read
 from .rules.counters import Among, Counter
 from .velocity import ReportKind, Series, parse_series, series_of
+from .velocity_before import leave_before
 from .velocity_documents import rows_of_document
 from .velocity_index import (
     BITS,
@@ -33,12 +34,22 @@ from .velocity_index import (
     OWN_BITS,
     TECHNICAL,
     EventRow,
+    KeyHash,
     Registry,
     add_events,
     owner_of,
+    place_of,
     read_registry,
 )
-from .velocity_tail import EVENT_COLUMNS, EventValues, append_to_tail, insert_into_index
+from .velocity_tail import (
+    EVENT_COLUMNS,
+    WIDTH,
+    EventValues,
+    TailValues,
+    add_to_tail,
+    append_to_tail,
+    insert_into_index,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +87,8 @@ def is_ready(registry: Registry, wanted: Iterable[Wanted]) -> bool:
 class Event(NamedTuple):
     """A row of the index, in the order of its columns."""
 
-    bucket: int
-    key_hash: int
+    place: int
+    key_low: int
     at_us: int
     screening_id: int
     classes: int
@@ -171,6 +182,7 @@ class VelocityHistory:
                 add_events(values, one.id, one.at_us, rows_of_document(kept, one.merchant, one.document))
         connection.execute("BEGIN IMMEDIATE")
         try:
+            leave_before(connection, zip(*(values[column::WIDTH] for column in range(4)), strict=True))
             insert_into_index(connection, values)
             registry = read_registry(connection)
             for one in found:
@@ -279,6 +291,7 @@ def index_transaction(
 ) -> None:
     """Makes the rows of every screening of a transaction anew, with what is reported about it."""
     events, _ = events_of_transaction(connection, registry, merchant, transaction_id, with_reports=True)
+    leave_before(connection, [event[:4] for event in events])
     connection.executemany(
         f"INSERT INTO velocity_events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET classes = excluded.classes",
@@ -299,7 +312,10 @@ def append_next_steps(
         index_transaction(connection, registry, merchant, transaction_id)
     else:
         new = [event for event in events if event.screening_id in new_ids and event.classes]
-        append_to_tail(connection, [value for event in new for value in event])
+        tail: TailValues = {}
+        for place, key_low, at_us, screening_id, classes, currency, value in new:
+            add_to_tail(tail, screening_id, at_us, (classes, currency, place, key_low, value))
+        append_to_tail(connection, tail)
 
 
 def events_of_transaction(
@@ -326,19 +342,18 @@ def events_of_transaction(
         "SELECT id, kind FROM outcomes WHERE screening_id IN (SELECT value FROM json_each(?)) ORDER BY id",
         (json.dumps([step[0] for step in steps]),),
     ).fetchall()
-    taken: dict[int, int] = {}
+    taken: dict[KeyHash, int] = {}
     events = []
     for screening_id, at_us, document in steps:
         kinds = {kind for report_id, kind in reports if report_id > screening_id}
         for row in rows_of_document(registry, merchant, document, reported=with_reports):
             classes = _classes(row, kinds, taken)
-            events.append(
-                Event(at_us // row.bucket_us, row.key_hash, at_us, screening_id, classes, row.currency, row.value)
-            )
+            place = place_of(at_us, row.bucket_us, row.key_hash)
+            events.append(Event(place, row.key_hash[1], at_us, screening_id, classes, row.currency, row.value))
     return events, bool(reports)
 
 
-def _classes(row: EventRow, reported: set[str], taken: dict[int, int]) -> int:
+def _classes(row: EventRow, reported: set[str], taken: dict[KeyHash, int]) -> int:
     """The bits of a step's row; `taken` are those that the transaction's steps before it have under each key."""
     before = taken.get(row.key_hash, 0) if row.once else 0
     if ReportKind.TECHNICAL_FAILURE in reported:

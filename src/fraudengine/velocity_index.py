@@ -21,14 +21,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from .facts import FactName, Facts, FactValue
 from .money import Money
 from .rules.ast import Outcome, RuleSet
 from .rules.counters import IP_NETWORK, Among, CounterScope, Measure, tell_counter
 from .velocity import FAILED_3DS, PlannedCounter, Series, key_values, parse_series, plan_counters
-from .velocity_tail import EventValues
+from .velocity_before import BEFORE_RANGE
+from .velocity_tail import EventValues, TailRow
 
 BITS: Final[Mapping[Among, int]] = {among: 1 << place for place, among in enumerate(Among)}
 TECHNICAL: Final = BITS[Among.TECHNICAL_FAILURES]
@@ -41,6 +42,7 @@ _OUTCOME_BITS: Final = {
     Outcome.REFUSE: BITS[Among.ALL] | BITS[Among.REFUSED],
 }
 
+# As the release that began to count made them; `velocity_before` says what became of `velocity_events`.
 TABLES: Final = (
     """CREATE TABLE velocity_series (
         id INTEGER PRIMARY KEY,
@@ -50,7 +52,6 @@ TABLES: Final = (
         filled_id INTEGER NOT NULL,
         UNIQUE (series, merchant)
     ) STRICT""",
-    # By time bucket first: writing touches the pages of the current hour or day only.
     """CREATE TABLE velocity_events (
         bucket INTEGER NOT NULL,
         key_hash INTEGER NOT NULL,
@@ -71,12 +72,26 @@ TABLES: Final = (
     ) STRICT""",
     "CREATE INDEX outcomes_screening ON outcomes (screening_id)",
 )
+# By time bucket first (`place_of`): writing touches the pages of the current hour or day only.
+EVENTS_TABLE: Final = """CREATE TABLE velocity_events (
+    place INTEGER NOT NULL,
+    key_low INTEGER NOT NULL,
+    at_us INTEGER NOT NULL,
+    screening_id INTEGER NOT NULL,
+    classes INTEGER NOT NULL,
+    currency INTEGER NOT NULL,
+    value INTEGER NOT NULL,
+    PRIMARY KEY (place, key_low, at_us, screening_id)
+) STRICT, WITHOUT ROWID"""
+
+
+KeyHash: TypeAlias = tuple[int, int]  # the high and the low 32 bits, each signed
 
 
 class EventRow(NamedTuple):
     """A screening's row of one series, before it is known which `among` it is the first to fit."""
 
-    key_hash: int
+    key_hash: KeyHash
     fits: int
     currency: int
     value: int
@@ -87,14 +102,24 @@ class EventRow(NamedTuple):
 # ---- keys -----------------------------------------------------------------------------------------
 
 
-def hash_key(series: Series, merchant: str, values: tuple[str, ...]) -> int:
-    """64 bits of BLAKE2b over series, merchant (its own scope only) and values, signed as SQLite's integers."""
+def hash_key(series: Series, merchant: str, values: tuple[str, ...]) -> KeyHash:
+    """64 bits of BLAKE2b over series, merchant (its own scope only) and values."""
     return _hash_parts((series.text, merchant if series.scope is CounterScope.MERCHANT else "", *values))
 
 
 @lru_cache(maxsize=8_192)  # a screening reads a key before it writes it
-def _hash_parts(parts: tuple[str, ...]) -> int:
-    return _hash("\0".join([*(str(len(part)) for part in parts), *parts]))
+def _hash_parts(parts: tuple[str, ...]) -> KeyHash:
+    high, low = divmod(_hash("\0".join([*(str(len(part)) for part in parts), *parts])), 1 << 32)
+    return high, low - (1 << 31)  # signed, an integer of 32 bits takes four bytes in SQLite, else six
+
+
+def place_of(at_us: int, bucket_us: int, key_hash: KeyHash) -> int:
+    """Where an event lies in the index: by time bucket, then by the key's high half, as one integer.
+
+    One leading integer is what SQLite compares fastest: inserting and finding cost half of what they cost with the
+    bucket and the whole key as columns.
+    """
+    return (at_us // bucket_us << 32) + key_hash[0]
 
 
 @lru_cache(maxsize=8_192)
@@ -192,35 +217,65 @@ def event_rows(
     for one in series:
         if one.only is not None and not reported and not fits & BITS[one.only]:
             continue
-        values = key_values(one.per, facts)
-        distinct = facts.get(one.distinct) if one.distinct is not None else None
-        if values is None or (one.distinct is not None and distinct is None):
-            continue
-        value = amount.minor if distinct is None else hash_value(distinct)
-        key = hash_key(one, merchant, values)
-        rows.append(EventRow(key, fits, currency, value, one.bucket_us, one.distinct is None))
+        kept = _key_and_value(one, merchant, facts, amount)
+        if kept is not None:
+            rows.append(EventRow(kept[0], fits, currency, kept[1], one.bucket_us, one.distinct is None))
     return tuple(rows)
+
+
+def tail_row(
+    series: Iterable[Series], merchant: str, facts: Facts, amount: Money, outcome: Outcome, at_us: int
+) -> TailRow:
+    """The same for a screening that is the only one of its transaction, as the tail takes them; empty for none."""
+    fits = fits_by_itself(outcome, facts.get("three_ds"))
+    row = [fits, currency_number(amount.currency)]
+    for one in series:
+        if one.only is not None and not fits & BITS[one.only]:
+            continue
+        kept = _key_and_value(one, merchant, facts, amount)
+        if kept is not None:
+            (high, low), value = kept
+            row += ((at_us // one.bucket_us << 32) + high, low, value)
+    return tuple(row) if len(row) > 2 else ()
+
+
+def tail_row_of(rows: Iterable[EventRow], at_us: int) -> TailRow:
+    """The same from rows that were made already."""
+    found: list[int] = []
+    for key_hash, fits, currency, value, bucket_us, _ in rows:
+        found = found or [fits, currency]  # all rows of one screening have the same
+        found += (place_of(at_us, bucket_us, key_hash), key_hash[1], value)
+    return tuple(found)
+
+
+def _key_and_value(series: Series, merchant: str, facts: Facts, amount: Money) -> tuple[KeyHash, int] | None:
+    """Under which key a screening counts, and the value that is added up or told apart; None where unknown."""
+    values = key_values(series.per, facts)
+    if values is None:
+        return None
+    if series.distinct is None:
+        return hash_key(series, merchant, values), amount.minor
+    distinct = facts.get(series.distinct)
+    return None if distinct is None else (hash_key(series, merchant, values), hash_value(distinct))
 
 
 def add_events(values: EventValues, screening_id: int, at_us: int, rows: Iterable[EventRow]) -> None:
     """Adds the rows of a screening that is the only one of its transaction: what it fits, it is the first to."""
     for key_hash, fits, currency, value, bucket_us, _ in rows:
-        values += (at_us // bucket_us, key_hash, at_us, screening_id, fits, currency, value)
+        values += (place_of(at_us, bucket_us, key_hash), key_hash[1], at_us, screening_id, fits, currency, value)
 
 
 # ---- reading --------------------------------------------------------------------------------------
 
 # Numbered parameters, so that each part of a question names them again; {n} is the counter's first.
 _PARAMETERS: Final = 7
-_RANGE: Final = (
-    "e WHERE e.bucket IN (?{n0}, ?{n1}) AND e.key_hash = ?{n2} AND e.at_us >= ?{n3} AND e.at_us < ?{n4}"
-    " AND e.classes & {bit}"
-)
+_RANGE: Final = "e WHERE e.place IN (?{n0}, ?{n1}) AND e.key_low = ?{n2} AND e.at_us >= ?{n3} AND e.at_us < ?{n4}"
+_OF_CLASS: Final = " AND e.classes & {bit}"
 _WITHOUT_OWN: Final = " AND e.screening_id NOT IN (SELECT value FROM json_each(?{n6}))"
 _OF_CURRENCY: Final = " AND e.currency = ?{n5}"
 # Where a row is in the tail and in the index, the index's counts: see `velocity_tail`.
 _NOT_IN_INDEX: Final = (
-    " AND NOT EXISTS (SELECT 1 FROM velocity_events i WHERE i.bucket = e.bucket AND i.key_hash = e.key_hash"
+    " AND NOT EXISTS (SELECT 1 FROM velocity_events i WHERE i.place = e.place AND i.key_low = e.key_low"
     " AND i.at_us = e.at_us AND i.screening_id = e.screening_id)"
 )
 
@@ -232,7 +287,7 @@ class CounterReader:
 
     def __init__(self, counters: Sequence[PlannedCounter]) -> None:
         self.counters = tuple(counters)
-        self._statements: dict[tuple[Sequence[str], bool], str] = {}
+        self._statements: dict[tuple[Sequence[str], bool, bool], str] = {}
 
     def question(
         self,
@@ -242,28 +297,29 @@ class CounterReader:
         amount: Money,
         own_ids: Sequence[int] = (),
         tails: Sequence[str] = (),
+        before: bool = False,
     ) -> tuple[str, tuple[int | str | None, ...]]:
         """The statement and its parameters; `own_ids` are the transaction's own earlier screenings, `tails` the
-        tables of the tail that hold anything (`velocity_tail.TailView.tables`)."""
+        tables of the tail that hold anything (`velocity_tail.TailView.tables`); `before`: events of an earlier
+        release are read too (`velocity_before`)."""
         parameters: list[int | str | None] = []
         own = json.dumps(list(own_ids)) if own_ids else None
         for planned in self.counters:
             counter, series = planned.counter, planned.series
             values = key_values(counter.per, facts)
             start = at_us - counter.within_us
-            parameters += (
-                start // series.bucket_us,
-                at_us // series.bucket_us,
-                None if values is None else hash_key(series, merchant, values),
-                start,
-                at_us,
-            )
+            if values is None:
+                parameters += (None, None, None, start, at_us)
+            else:
+                key_hash = hash_key(series, merchant, values)
+                places = (place_of(at, series.bucket_us, key_hash) for at in (start, at_us))
+                parameters += (*places, key_hash[1], start, at_us)
             if counter.measure is Measure.SUM:
                 parameters.append(currency_number(amount.currency))
             else:
                 parameters.append(-1 if planned.at_most is None else planned.at_most)
             parameters.append(own)
-        asked = (tails, own is not None)
+        asked = (tails, own is not None, before)
         statement = self._statements.get(asked)
         if statement is None:
             statement = self._statements[asked] = _statement(self.counters, *asked)
@@ -293,21 +349,25 @@ def counter_reader(rule_set: RuleSet) -> CounterReader | None:
     return CounterReader(planned) if planned else None
 
 
-def _statement(counters: Sequence[PlannedCounter], tails: Sequence[str], without_own: bool) -> str:
-    selects = [_select(one, place * _PARAMETERS, tails, without_own) for place, one in enumerate(counters)]
+def _statement(counters: Sequence[PlannedCounter], tails: Sequence[str], without_own: bool, before: bool) -> str:
+    selects = [
+        _select(one, number * _PARAMETERS, tails, without_own, before) for number, one in enumerate(counters)
+    ]
     # The last parameter is named also where nothing is left out, so that both statements take the same.
     return f"SELECT {', '.join(selects)} WHERE ?{len(counters) * _PARAMETERS} IS NULL OR true"
 
 
-def _select(planned: PlannedCounter, before: int, tails: Sequence[str], without_own: bool) -> str:
+def _select(planned: PlannedCounter, parameter: int, tails: Sequence[str], without_own: bool, before: bool) -> str:
     measure = planned.counter.measure
-    tests = _RANGE + (_WITHOUT_OWN if without_own else "") + (_OF_CURRENCY if measure is Measure.SUM else "")
-    names = {f"n{place}": before + place + 1 for place in range(_PARAMETERS)}
-    rows = tests.format(bit=BITS[planned.counter.among], **names)
-    column = "1 AS value" if measure is Measure.COUNT else "e.value AS value"
-    both = f"SELECT {column} FROM velocity_events {rows}" + "".join(
-        f" UNION ALL SELECT {column} FROM temp.{tail} {rows}{_NOT_IN_INDEX}" for tail in tails
+    tests = _OF_CLASS + (_WITHOUT_OWN if without_own else "") + (_OF_CURRENCY if measure is Measure.SUM else "")
+    names = {f"n{number}": parameter + number + 1 for number in range(_PARAMETERS)}
+    rows, rows_before = (
+        (keys + tests).format(bit=BITS[planned.counter.among], **names) for keys in (_RANGE, BEFORE_RANGE)
     )
+    column = "1 AS value" if measure is Measure.COUNT else "e.value AS value"
+    both = f"SELECT {column} FROM velocity_events {rows}"
+    both += "".join(f" UNION ALL SELECT {column} FROM temp.{tail} {rows}{_NOT_IN_INDEX}" for tail in tails)
+    both += f" UNION ALL SELECT {column} FROM velocity_events_before {rows_before}" if before else ""
     match measure:
         case Measure.COUNT:
             return f"(SELECT count(*) FROM ({both} LIMIT ?{names['n5']}))"

@@ -4,7 +4,7 @@ One process at a time merges (`flock` on `<file>.merging`, which the kernel free
 thread of its own that takes turns with the writer. A merge that was cut off, by `kill -9` or a full disk, is taken
 up again by whoever writes next: its rows are inserted again, those that are there already stay as they are.
 
-What it costs. A merge of `MERGE_EVENTS` sorts them once, then writes each page of the index that gets any of them
+What it costs. A merge of 200,000 events sorts them once, then writes each page of the index that gets any of them
 once: in a day of a million events that is a quarter of a page for each screening with four counters, where it was
 four. Its commits are not synced by themselves (`synchronous = NORMAL`): the next record's commit syncs them too,
 and one that power takes away was not the only copy.
@@ -23,23 +23,23 @@ from typing import Final
 
 from . import store
 from .diagnostics import StoreUnavailable
-from .velocity_tail import EVENT_COLUMNS
+from .velocity_tail import EVENT_COLUMNS, EVENTS_OF_TAIL
 
 _log = logging.getLogger(__name__)
 
-MERGE_EVENTS: Final = 200_000
-CHUNK: Final = 2_500  # events of one transaction: some four milliseconds in which no record is committed
+MERGE_ROWS: Final = 66_000  # of the tail, one for each screening: 200,000 events with three each
+CHUNK: Final = 4_000  # events of one transaction: some five milliseconds in which no record is committed
 DELETIONS: Final = 4  # so many chunks are deleted at once: what lies together costs a quarter
 _CHECKPOINT_CHUNKS: Final = 30
 
 
-def is_due(connection: sqlite3.Connection, merge_events: int = MERGE_EVENTS) -> bool:
+def is_due(connection: sqlite3.Connection, merge_rows: int = MERGE_ROWS) -> bool:
     """Whether the tail is long, or a merge was cut off. Reads the two ends of the tail only."""
     first, last, upto, merged_upto = connection.execute(
         "SELECT (SELECT min(seq) FROM velocity_tail), (SELECT max(seq) FROM velocity_tail), upto, merged_upto"
         " FROM velocity_merges"
     ).fetchone()
-    return first is not None and (last - first >= merge_events or upto > merged_upto or first <= merged_upto)
+    return first is not None and (last - first >= merge_rows or upto > merged_upto or first <= merged_upto)
 
 
 class TailMerge:
@@ -71,10 +71,9 @@ class TailMerge:
             )
         upto, merged_upto = connection.execute("SELECT upto, merged_upto FROM velocity_merges").fetchone()
         connection.execute("PRAGMA temp_store = MEMORY")
-        # One integer sorts faster than the whole key, and within each of the few buckets the order is the same.
+        # By the first column alone: one integer sorts faster than the whole key.
         connection.execute(
-            f"CREATE TEMP TABLE merging AS SELECT {EVENT_COLUMNS} FROM velocity_tail"
-            f" WHERE seq > {merged_upto} AND seq <= {upto} ORDER BY key_hash"
+            f"CREATE TEMP TABLE merging AS SELECT * FROM ({EVENTS_OF_TAIL}) ORDER BY place", (merged_upto, upto)
         )
         events = connection.execute("SELECT coalesce(max(rowid), 0) FROM temp.merging").fetchone()[0]
         insert = (
@@ -128,8 +127,8 @@ def _only_one(path: Path) -> Iterator[bool]:
 class MergeThread:
     """Merges of one process, one after another, each begun when the tail is long."""
 
-    def __init__(self, path: Path, turn: threading.Lock, merge_events: int = MERGE_EVENTS) -> None:
-        self._path, self._turn, self._merge_events = path, turn, merge_events
+    def __init__(self, path: Path, turn: threading.Lock, merge_rows: int = MERGE_ROWS) -> None:
+        self._path, self._turn, self._merge_rows = path, turn, merge_rows
         self._stopped = False
         self._thread: threading.Thread | None = None
 
@@ -137,7 +136,7 @@ class MergeThread:
         """Starts a merge in a thread of its own when there is reason to and none is running here."""
         if self._stopped or (self._thread is not None and self._thread.is_alive()):
             return
-        if is_due(connection, self._merge_events):
+        if is_due(connection, self._merge_rows):
             self._thread = threading.Thread(target=self._run, name="velocity-merge", daemon=True)
             self._thread.start()
 

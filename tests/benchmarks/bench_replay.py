@@ -29,7 +29,7 @@ from fraudengine.replay.population import read_real_tables
 from fraudengine.replay.rows import earlier_of, transaction_of
 from fraudengine.rules.library import Library
 from fraudengine.screening import screen_transaction
-from fraudengine.velocity_index import TABLES, counter_reader, event_rows
+from fraudengine.velocity_index import EVENTS_TABLE, counter_reader, event_rows, place_of
 from tests.benchmarks.replay_rules import write_rules
 from tests.benchmarks.replay_sql import statements
 
@@ -84,8 +84,7 @@ def measure_loop(history: Path, rules: Path, counted: bool) -> None:
     ready = {name: engine.prepare(library.snapshot.rule_set(name)) for name in library.snapshot.merchants}
     readers = {name: counter_reader(found.rule_set) for name, found in ready.items()}
     index = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in TABLES:
-        index.execute(statement)
+    index.execute(EVENTS_TABLE)
     with pq.ParquetFile(history) as file:
         batch = next(file.iter_batches(batch_size=LOOP_ROWS))
     started = time.perf_counter()
@@ -103,10 +102,10 @@ def measure_loop(history: Path, rules: Path, counted: bool) -> None:
         if row["step"] == 0:
             series = dict.fromkeys(planned.series for planned in reader.counters)
             for event in event_rows(series, merchant, facts, amount, decision.outcome):
-                bucket = at_us // event.bucket_us
+                place = place_of(at_us, event.bucket_us, event.key_hash)
                 index.execute(
                     "INSERT OR IGNORE INTO velocity_events VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (bucket, event.key_hash, at_us, row["seq"], event.fits, event.currency, event.value),
+                    (place, event.key_hash[1], at_us, row["seq"], event.fits, event.currency, event.value),
                 )
     report(time.perf_counter() - started, {})
 

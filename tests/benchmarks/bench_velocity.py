@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import random
 import shutil
 import sqlite3
@@ -35,9 +36,19 @@ from fraudengine.decision_log import DecisionLog, ScreeningRecord
 from fraudengine.money import Money
 from fraudengine.rules.ast import Outcome
 from fraudengine.rules.counters import Among, Counter, Measure
-from fraudengine.velocity import PlannedCounter, series_of
-from fraudengine.velocity_index import BITS, CounterReader, Registry, event_rows, hash_key, hash_value
+from fraudengine.velocity import PlannedCounter, Series, series_of
+from fraudengine.velocity_index import (
+    BITS,
+    CounterReader,
+    KeyHash,
+    Registry,
+    hash_key,
+    hash_value,
+    place_of,
+    tail_row,
+)
 from fraudengine.velocity_merge import TailMerge
+from fraudengine.velocity_tail import TailRow
 
 MERCHANT: Final = "carthage-market"
 HOUR_US: Final = 3_600_000_000
@@ -131,25 +142,30 @@ def fill(path: Path, rows: int) -> None:
             span = HOUR_US
 
         @cache
-        def key_of(index: int, per: str = per, planned: PlannedCounter = planned) -> int:
+        def key_of(index: int, per: str = per, planned: PlannedCounter = planned) -> KeyHash:
             return hash_key(planned.series, MERCHANT, (value(per, index),))
 
-        database.create_function("key_of", 1, key_of, deterministic=True)
+        def place(index: int, at_us: int, series: Series = series) -> int:
+            return place_of(at_us, series.bucket_us, key_of(index))
+
+        database.create_function("place_of", 2, place, deterministic=True)
+        database.create_function("key_low", 1, lambda index: key_of(index)[1], deterministic=True)
         bits = BITS[Among.ALL] | BITS[Among.ACCEPTED]
         # Ordinary rows, then the hot key's: spread over the window, each with its own card where cards are counted.
         database.execute(
             f"""INSERT INTO velocity_events
-            SELECT at_us / {series.bucket_us}, key_of(1 + (request_hash * 7919 + {share}) % {keys // share - 1}),
-                at_us, id, {bits}, {TND}, {"450000" if counter.distinct is None else "request_hash"}
-            FROM screenings ORDER BY 1, 2, 3, 4"""
+            SELECT place_of(key, at_us), key_low(key), at_us, id, {bits}, {TND},
+                {"450000" if counter.distinct is None else "request_hash"}
+            FROM (SELECT *, 1 + (request_hash * 7919 + {share}) % {keys // share - 1} AS key FROM screenings)
+            ORDER BY 1, 2, 3, 4"""
         )
         hot_bits = BITS[Among.ALL] | BITS[Among.REFUSED]
         database.executemany(
             "INSERT INTO velocity_events VALUES (?,?,?,?,?,?,?)",
             [
                 (
-                    at // series.bucket_us,
-                    key_of(0),
+                    place_of(at, series.bucket_us, key_of(0)),
+                    key_of(0)[1],
                     at,
                     i,
                     hot_bits,
@@ -205,11 +221,9 @@ def records(log: DecisionLog, count: int, turn: int, keys: int, registry: Regist
     for number in range(count):
         at = NOW_US + number
         facts = facts_of(dice.randrange(1 << 40), keys)
-        rows = (
-            ()
-            if registry is None
-            else event_rows(registry.series_for(merchant), merchant, facts, amount, Outcome.ACCEPT)
-        )
+        row: TailRow = ()
+        if registry is not None:
+            row = tail_row(registry.series_for(merchant), merchant, facts, amount, Outcome.ACCEPT, at)
         made.append(
             ScreeningRecord(
                 id=log.next_id(),
@@ -225,7 +239,7 @@ def records(log: DecisionLog, count: int, turn: int, keys: int, registry: Regist
                 code="X",
                 revision="r",
                 document=DOCUMENT,
-                velocity=rows,
+                velocity=row,
                 velocity_generation=log.velocity.generation,
             )
         )
@@ -261,6 +275,9 @@ def measure_writes(log: DecisionLog, rows: int, count: int) -> tuple[Rates, Rate
     for turn in range(TURNS + 1):
         for rates, registry in arms if turn % 2 else arms[::-1]:
             made = records(log, count, turn, keys, registry)
+            # As `serve` does when it has started: the collector does not walk the records that wait for their turn.
+            gc.collect()
+            gc.freeze()
             rate = asyncio.run(append_all(log, made, merges=registry is not None))
             if turn:  # the first warms the caches
                 rates.append(rate)
