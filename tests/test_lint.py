@@ -25,6 +25,7 @@ from fraudengine.rules.lint_pairs import covers, implies
 
 from . import strategies
 from .benchmarks.bench_check import check_seconds, make_rules
+from .command_line import write_rules
 from .golden_files import GOLDEN, checked, golden_sources, read_golden, render_all
 
 AS_OF_US: Final = 1_795_428_900_000_000  # 2026-11-23T10:15:00Z
@@ -248,3 +249,47 @@ def test_thousand_files_are_checked_in_five_seconds(tmp_path: Path, with_tests: 
     directory = tmp_path / "rules"
     make_rules(directory, 1000, with_tests=with_tests)
     assert min(check_seconds(directory) for _ in range(3)) < 5
+
+
+# ---- over several files ---------------------------------------------------------------------------
+
+HOUSE = """rule_set: platform
+lists:
+  known_devices: {of: device, help: Devices seen before.}
+  allowed_devices: {of: device, help: The only ones.}
+rules:
+  - id: unknown-device
+    description: Nobody has seen the device.
+    when: {device: {not_in_list: known_devices}}
+    then: refuse
+    reason: UNKNOWN_DEVICE
+  - id: device-not-allowed
+    description: Another device.
+    when: {device: {not_in_list: allowed_devices}}
+    then: refuse
+    reason: UNKNOWN_DEVICE
+"""
+PLAIN, FILLS = "extends: platform\n", "extends: platform\nlists: {known_devices: [d-1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("merchants", "is_warned"),
+    [
+        pytest.param([], False, id="a house without merchants"),
+        pytest.param([PLAIN], True, id="nobody fills it"),
+        pytest.param([PLAIN, PLAIN], True, id="nobody of two fills it"),
+        pytest.param([PLAIN, FILLS], False, id="one fills it"),
+        pytest.param(["description: Takes nothing of the house.\n"], False, id="one beside the house"),
+        pytest.param([PLAIN + "change: {unknown-device: {mode: off}}\n"], True, id="one has it off"),
+    ],
+)
+def test_a_house_rule_that_stops_nobody_of_any_merchant(
+    merchants: list[str], is_warned: bool, tmp_path: Path
+) -> None:
+    write = {f"merchants__m{number}": f"merchant: m{number}\n{text}" for number, text in enumerate(merchants)}
+    write_rules(tmp_path / "rules", platform=HOUSE, **write)
+    _, output = run_check(tmp_path / "rules", "--format", "json")
+    found = [one for one in json.loads(output) if one["code"] == "silent-without-entries"]
+    off = "is off for every merchant while the list `known_devices` has no entry, so it stops nobody"
+    assert [one["message"] for one in found] == ([f"rule `unknown-device` {off}"] if is_warned else [])
+    assert all(one["path"].endswith("platform.yaml") for one in found)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 
 from ..diagnostics import Diagnostic, Severity, Span
 from . import check_values as values
-from .ast import Mode, Outcome, RuleId, RuleSet
+from .ast import Mode, Outcome, Rule, RuleId, RuleSet
 from .checked import DEFAULT_TIMEZONE, CheckedFile, CheckedRule, FileKind, shown
 from .lint_pairs import compare_rules
 from .yamldoc import Mapping as MappingNode
@@ -29,7 +29,7 @@ def find_warnings(
         if rule_set is not None:
             found += compare_rules(rule_set.rules, file.name)
             found += _filled_for_nobody(file, rule_set, by_name)
-            found += _silent_without_entries(file, rule_set)
+            found += _silent_without_entries(file, rule_set, rule_sets)
         if "expires" in sources.get(path, ""):
             timezone = rule_set.timezone if rule_set is not None else file.timezone or DEFAULT_TIMEZONE
             found += _expired_entries(path, sources[path], timezone, as_of_us)
@@ -104,24 +104,47 @@ def _filled_for_nobody(
             yield _warning(f"unread-{what}", message, span, "set a rule that reads it live, or delete it", also)
 
 
-def _silent_without_entries(file: CheckedFile, rule_set: RuleSet) -> Iterator[Diagnostic]:
-    """A merchant's rule against whoever is not in a list that is empty: it is off, so everybody passes it.
+def _silent_without_entries(
+    file: CheckedFile, rule_set: RuleSet, rule_sets: Mapping[str, RuleSet]
+) -> Iterator[Diagnostic]:
+    """A rule against whoever is not in a list that is empty: it is off, so everybody passes it.
 
-    An `allowed_*` list is left alone: that its rules wait for it is what its name says.
+    A house rule is warned about when there are merchants and it is off for all of them. An `allowed_*` list is
+    left alone: that its rules wait for it is what its name says.
     """
     off = {rule.id: rule for rule in rule_set.rules if rule.mode is Mode.OFF and rule.awaits}
-    for checked in file.rules if file.kind is FileKind.MERCHANT else ():
+    for checked in file.rules:
         rule = off.get(checked.rule.id)
         if rule is None or rule.then is Outcome.ACCEPT:
             continue
+        everybody = ""
+        if file.kind is not FileKind.MERCHANT:
+            modes = _modes_for_merchants(rule, file.name, rule_sets)
+            if not modes or modes != {Mode.OFF}:
+                continue
+            everybody = " for every merchant"
         for use in checked.lists:
             if use.turns_off and use.name in rule.awaits and not use.name.startswith("allowed_"):
-                message = f"rule `{rule.id}` is off while the list `{use.name}` has no entry, so it stops nobody"
+                message = (
+                    f"rule `{rule.id}` is off{everybody} while the list `{use.name}` has no entry, "
+                    "so it stops nobody"
+                )
                 hint = (
                     f"fill the list, or name it `trusted_{use.name}`: then the rule holds for everybody meanwhile"
                 )
                 yield _warning("silent-without-entries", message, use.span, hint)
                 break
+
+
+def _modes_for_merchants(rule: Rule, house: str, rule_sets: Mapping[str, RuleSet]) -> set[Mode]:
+    """How a rule that house rules bring stands with those who inherit it."""
+    return {
+        inherited.mode
+        for name, rule_set in rule_sets.items()
+        if name != house
+        for inherited in rule_set.rules
+        if inherited.id == rule.id and inherited.span == rule.span
+    }
 
 
 # ---- expired entries ------------------------------------------------------------------------------
