@@ -14,7 +14,8 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 VISA, MASTERCARD, AMEX = "4111111111111111", "5555555555554444", "378282246310005"
-PANS: Final = (VISA, MASTERCARD, AMEX)
+JCB = "3530111333300000"
+PANS: Final = (VISA, MASTERCARD, AMEX, JCB)
 SPELLINGS: Final = {
     "plain": VISA,
     "spaced": "5555 5555 5555 4444",
@@ -28,6 +29,7 @@ SPELLINGS: Final = {
     "Arabic": "".join(chr(0x660 + int(digit)) for digit in MASTERCARD),
     "in words": f"card {AMEX}, please",
     "in letters": f"a{VISA}b",
+    "in an address": f"{JCB}@example.tn",
     "track": f"%B{MASTERCARD}^AMINA/B^3012101?",
 }
 

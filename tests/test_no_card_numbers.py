@@ -133,7 +133,8 @@ class Surface:
         return Planted(name, "nothing", method.upper(), path.format(**paths), query, headers, body)
 
     def planted(self, spelling: str) -> Iterator[Planted]:
-        """Every operation with the card number in each place in turn."""
+        """Every operation with the card number in each place in turn, and an address that is none."""
+        yield Planted("none", "path", "GET", f"/{quote(spelling, safe='')}", {spelling: spelling})
         for method, path, operation in self.operations():
             plain = self.ordinary(method, path, operation)
             for name in re.findall(r"\{(\w+)\}", path):

@@ -13,17 +13,15 @@ import orjson
 import pytest
 
 from fraudengine.api.problems import problem_for
-from fraudengine.assembly import open_screener
 from fraudengine.batch_writer import Settled
-from fraudengine.config import Config
 from fraudengine.decision_log import APPENDED, AlreadyRecorded, DecisionLog, ScreeningRecord, Written
 from fraudengine.diagnostics import Overtaken, StoreUnavailable
-from fraudengine.environment import claim_state
 from fraudengine.request import transaction_from_object
 from fraudengine.service import MOST_ATTEMPTS, Screener
 
 from .log_worker import make_record
-from .running import REPOSITORY, TRANSACTION
+from .running import TRANSACTION
+from .screeners import opened_screener
 
 
 @pytest.fixture
@@ -147,11 +145,8 @@ def test_what_built_on_a_record_that_the_disk_refused_is_decided_again(
 
 @pytest.fixture
 def screener(tmp_path: Path) -> Iterator[Screener]:
-    config = Config(rules=REPOSITORY / "rules", data=REPOSITORY / "data", state=tmp_path, development=True)
-    claim_state(config)
-    opened = open_screener(config)
-    yield opened
-    opened.close()
+    with opened_screener(tmp_path) as opened:
+        yield opened
 
 
 class Asked:

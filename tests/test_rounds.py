@@ -14,18 +14,16 @@ import pytest
 
 from fraudengine.access import Grant, Role
 from fraudengine.api.screenings import MAX_ROUND, Call, Given, Reply, ScreeningEndpoint
-from fraudengine.assembly import open_screener
 from fraudengine.cards import CardKey
-from fraudengine.config import Config
 from fraudengine.diagnostics import ConflictingTransaction, StoreUnavailable, UnknownMerchant
-from fraudengine.environment import claim_state
 from fraudengine.facts import Transaction
 from fraudengine.request import transaction_from_object
 from fraudengine.request_schema import AFTER_CHALLENGE_EXAMPLE
 from fraudengine.service import Screener
 from fraudengine.structured_log import Trace
 
-from .running import REPOSITORY, TRANSACTION
+from .running import TRANSACTION
+from .screeners import opened_screener
 
 
 @dataclass
@@ -41,11 +39,8 @@ class Asked:
 
 @pytest.fixture
 def screener(tmp_path: Path) -> Iterator[Screener]:
-    config = Config(rules=REPOSITORY / "rules", data=REPOSITORY / "data", state=tmp_path, development=True)
-    claim_state(config)
-    opened = open_screener(config)
-    yield opened
-    opened.close()
+    with opened_screener(tmp_path) as opened:
+        yield opened
 
 
 def ask(screener: Screener, *changes: dict[str, Any]) -> list[Asked]:
