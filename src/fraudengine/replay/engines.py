@@ -61,7 +61,9 @@ def open_duckdb(work: Path, memory_limit: str | None, threads: int | None) -> du
     connection = duckdb.connect(":memory:")
     connection.execute(f"SET temp_directory = '{_quoted(work / 'spill')}'")
     connection.execute("SET preserve_insertion_order = false")
-    connection.execute("SET enable_progress_bar = false")
+    # A notebook without ipywidgets has none, and DuckDB refuses there even to turn it off.
+    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchone() != (False,):
+        connection.execute("SET enable_progress_bar = false")
     if memory_limit is not None:
         connection.execute(f"SET memory_limit = '{_quoted(memory_limit)}'")
     if threads is not None:

@@ -66,6 +66,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
+from .notebook import table_html
+
 if TYPE_CHECKING:
     import pandas
     import polars
@@ -102,16 +104,8 @@ class ReplayTable:
         return int(self.arrow.num_rows)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in self.arrow.column_names)
         shown = self.arrow.slice(0, _SHOWN_ROWS).to_pylist()
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td>{escape('' if value is None else str(value))}</td>" for value in row.values())
-            + "</tr>"
-            for row in shown
-        )
-        more = f"<p>{len(self) - _SHOWN_ROWS:,} more rows</p>" if len(self) > _SHOWN_ROWS else ""
-        return f"<table><caption>{escape(self.name)}</caption><tr>{head}</tr>{body}</table>{more}"
+        return table_html(self.name, self.arrow.column_names, shown, help=self.help, left=len(self) - _SHOWN_ROWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +205,8 @@ class ReplayResult:
     def _repr_html_(self) -> str:
         summary = self.summary
         lead = (
-            f"<p><b>{summary.transactions:,}</b> transactions of {summary.merchants:,} merchants: champion "
+            f"<p><b>{summary.transactions:,}</b> transaction{_s(summary.transactions)} of {summary.merchants:,} "
+            f"merchant{_s(summary.merchants)}: champion "
             f"<code>{escape(summary.champion)}</code>, candidate <code>{escape(summary.candidate)}</code>; "
             f"<b>{summary.flips:,}</b> decided otherwise; {summary.rejected:,} rows rejected.</p>"
         )
@@ -230,3 +225,7 @@ class ReplayResult:
         ]
         schema = pa.schema([("champion", pa.string()), ("candidate", pa.string()), ("transactions", pa.int64())])
         return ReplayTable("outcomes", pa.Table.from_pylist(rows, schema=schema))
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
