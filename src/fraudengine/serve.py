@@ -196,11 +196,17 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes what the kernel accepted before it closes the port: those would be cut off else, unread."""
-        waiting = [found for listening in sockets or () for found in _take_waiting(listening)]
+        kept = [listening.dup() for listening in sockets or ()]  # the loop closes its own in a later round only
         for server in self.servers:
             server.close()
         for listening in sockets or ():
             listening.close()
+        await asyncio.sleep(0)
+        waiting: list[socket.socket] = []
+        for listening in kept:
+            listening.setblocking(False)
+            waiting += _take_waiting(listening)
+            listening.close()  # at once: who comes in between is cut off
         loop = asyncio.get_running_loop()
         protocol = partial(
             BoundedHttp, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
