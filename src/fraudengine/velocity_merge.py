@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 MERGE_ROWS: Final = 66_000  # of the tail, one for each screening: 200,000 events with three each
 CHUNK: Final = 4_000  # events of one transaction: some five milliseconds in which no record is committed
 DELETIONS: Final = 4  # so many chunks are deleted at once: what lies together costs a quarter
-_CHECKPOINT_CHUNKS: Final = 30
+_CHECKPOINT_CHUNKS: Final = 19  # some 75,000 events: the WAL of a merge stays far below 64 MB
 
 
 def is_due(connection: sqlite3.Connection, merge_rows: int = MERGE_ROWS) -> bool:
