@@ -386,7 +386,25 @@ def test_the_rule_set_of_a_merchant_whose_file_is_refused(call: Call) -> None:
 
 def test_a_name_that_is_too_long_is_an_invalid_request(call: Call) -> None:
     document = expect_problem(call("GET", f"/v1/merchants/{PAN * 5}/rules"), "invalid-request")
-    assert document["errors"] == [{"field": "merchant", "problem": "is not valid"}]
+    assert document["errors"] == [{"field": "merchant", "problem": "longer than 64 characters"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({}, "is required"),
+        ({"outcome": "chargebak"}, "is one of `authorised`, `declined`, "),
+        ({"outcome": 7}, "is one of `authorised`, `declined`, "),
+        ({"outcome": "fraud", "code": 7}, "is text"),
+        ({"outcome": "fraud", "code": "x" * 65}, "longer than 64 characters"),
+        ({"outcome": "fraud", "extra": PAN}, "unknown field"),
+        ([], "is a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_other_requests_says_what_they_take(call: Call, body: Any, problem: str) -> None:
+    given = call("POST", "/v1/screenings/scr_38g9445ym0000/outcome", json=body)
+    document = expect_problem(given, "invalid-request")
+    assert document["errors"][0]["problem"].startswith(problem), document
 
 
 def test_health_and_readiness(call: Call, screener: StandIn) -> None:

@@ -71,6 +71,16 @@ def files_in(directory: Path, month: str | None = None) -> list[Path]:
     return [path for _, _, path in sorted(found)]
 
 
+def months_in(directory: Path, low: int, high: int) -> list[list[Path]]:
+    """The files of each month that reaches into the ids `[low, high)`, oldest first."""
+    months: dict[str, list[Path]] = {}
+    for path in files_in(directory):
+        first, after = ids_of_month(month_of_file(path))
+        if first < high and after > low:
+            months.setdefault(month_of_file(path), []).append(path)
+    return [months[month] for month in sorted(months)]
+
+
 def month_of_file(path: Path) -> str:
     named = _NAME(path.name)
     if named is None:

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import store
-from .archive_reading import MAX_ID, archive_files, groups_of, ids_of_month, month_of_file, opened_file, pyarrow_for
+from .archive_reading import (
+    DIRECTORY,
+    MAX_ID,
+    archive_files,
+    groups_of,
+    ids_of_month,
+    month_of_file,
+    months_in,
+    opened_file,
+    pyarrow_for,
+)
 from .decision_log import RecordedScreening
 from .log_search import Search
 from .search_index import first_id_at
@@ -91,14 +101,9 @@ def search_archive(state: Path, asked: Search) -> Iterator[RecordedScreening]:
     high = first_id_at(asked.until_us) if asked.until_us is not None else MAX_ID
     if asked.before is not None:
         high = min(high, asked.before)
-    months: dict[str, list[Path]] = {}
-    for path in archive_files(state):
-        first, after = ids_of_month(month_of_file(path))
-        if first < high and after > low:
-            months.setdefault(month_of_file(path), []).append(path)
-    for month in sorted(months, reverse=True):
-        pyarrow_for(months[month])
-        found = [_search_file(path, asked, low, high) for path in months[month]]
+    for paths in reversed(months_in(state / DIRECTORY, low, high)):
+        pyarrow_for(paths)
+        found = [_search_file(path, asked, low, high) for path in paths]
         yield from merge(*found, key=lambda one: -one.id)
 
 

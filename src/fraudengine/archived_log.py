@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from . import store
-from .archive_reading import MAX_ID, Row, count_rows, files_in, ids_of_month, month_of_file, rows_of_file
+from .archive_reading import MAX_ID, Row, count_rows, files_in, ids_of_month, month_of_file, months_in, rows_of_file
 from .log_reader import LoggedScreening, LogReader
 
 TRANSACTIONS_KEPT: Final = 200_000  # some 300 bytes each
@@ -61,7 +61,7 @@ class WholeLog(LogReader):
         return merge(self._archived_reports(frozenset(map(str, kinds))), super().reports(kinds))
 
     def _archived(self, low: int, high: int, merchant: str | None) -> Iterator[LoggedScreening]:
-        for files in self._months(low, high):
+        for files in months_in(self._archive, low, high):
             for row in merge(*(_rows(path, low, high) for path in files), key=itemgetter("id")):
                 if row["id"] < low or row["id"] >= high:
                     continue
@@ -75,7 +75,7 @@ class WholeLog(LogReader):
     def _archived_reports(self, kinds: frozenset[str]) -> Iterator[tuple[int, str, str, str]]:
         waiting: list[tuple[int, str, str, str]] = []
         columns = ("merchant", "transaction_id", "outcomes")
-        for files in self._months(0, MAX_ID):
+        for files in months_in(self._archive, 0, MAX_ID):
             begins, _ = ids_of_month(month_of_file(files[0]))
             while waiting and waiting[0][0] < begins:  # nobody reports on what comes later
                 yield heappop(waiting)
@@ -88,15 +88,6 @@ class WholeLog(LogReader):
                                 heappush(waiting, told)
         while waiting:
             yield heappop(waiting)
-
-    def _months(self, low: int, high: int) -> list[list[Path]]:
-        """The files of each month that reaches into these ids, oldest first."""
-        months: dict[str, list[Path]] = {}
-        for path in files_in(self._archive):
-            first, after = ids_of_month(month_of_file(path))
-            if first < high and after > low:
-                months.setdefault(month_of_file(path), []).append(path)
-        return [months[month] for month in sorted(months)]
 
 
 def _rows(path: Path, low: int, high: int) -> Iterator[Row]:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import store
-
-MAX_ID = (1 << 63) - 1
+from .archive_reading import MAX_ID
 
 
 def keep_late_outcome(

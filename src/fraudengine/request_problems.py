@@ -6,8 +6,8 @@ Field names are repeated when they are plain names without many digits; values n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -102,6 +102,41 @@ def _in_words(details: ErrorDetails, field: str) -> str:
     if field in ("card", "three_ds", "metadata"):
         return "is an object"
     return "is text"
+
+
+def problem_of(details: ErrorDetails) -> str:
+    """What is wrong with one field of any other request; from the schema's own words, never from what was sent."""
+    limits = details.get("ctx", {})
+    match details["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return "unknown field"
+        case "json_invalid":
+            return "is not JSON"
+        case "string_too_short" | "string_too_long":
+            return _length(limits)
+        case "literal_error" | "enum":
+            return f"is one of {limits['expected'].replace(chr(39), '`')}"
+        case "string_type":
+            return "is text"
+        case "int_type" | "int_parsing" | "int_parsing_size" | "int_from_float":
+            return "is a whole number"
+        case "bool_type" | "bool_parsing":
+            return "is `true` or `false`"
+        case "greater_than_equal":
+            return f"is {limits['ge']} or more"
+        case "less_than_equal":
+            return f"is {limits['le']} at most"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return "is a JSON object"
+    return "is not valid; /openapi.json says what it takes"
+
+
+def _length(limits: Mapping[str, Any]) -> str:
+    if "max_length" in limits:
+        return f"longer than {limits['max_length']} characters"
+    return f"shorter than {limits['min_length']} characters" if limits["min_length"] > 1 else "must not be empty"
 
 
 def _unknown_field(name: str, parent: str) -> str:

@@ -24,7 +24,7 @@ from ..config import Config
 from ..diagnostics import ConfigurationError, FraudengineError
 from ..explain_text import explained_document, revision_of
 from ..reasons import Language
-from ..request_problems import safe_name
+from ..request_problems import problem_of, safe_name
 from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
 from ..store import parse_screening_id
@@ -204,7 +204,7 @@ def _add_problem_handlers(app: FastAPI) -> None:
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        problems = tuple((safe_name(details["loc"][-1]), "is not valid") for details in error.errors())
+        problems = tuple((safe_name(details["loc"][-1]), problem_of(details)) for details in error.errors())
         return _problem_response(Problem(INVALID_REQUEST, in_words(problems), problems))
 
     async def on_hang_up(request: Request, error: Exception) -> Response:
