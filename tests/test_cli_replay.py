@@ -44,6 +44,33 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.parametrize(
+    ("rows", "mapping", "said"),
+    [
+        (
+            "A-1;carthage-market;20/11/2026 10:00:00;abc;TND;411111XXXXXX1111",
+            "example-csv",
+            "h.csv:2: amount: write",
+        ),
+        (
+            "A-1;carthage-market;20/11/2026 10:00:00;1,000;TND;411111XXXXXX1111",
+            "bpc-order-status",
+            "--guess-mapping",
+        ),
+        ("", "example-csv", "the history has no rows"),
+    ],
+)
+def test_a_history_without_a_row_that_can_be_read_says_why(
+    tmp_path: Path, rows: str, mapping: str, said: str
+) -> None:
+    (tmp_path / "h.csv").write_text(f"order;shop;when;amount;cur;card\n{rows}\n")
+    done = run(tmp_path, "replay", "h.csv", "--mapping", str(ROOT / "data" / "mappings" / f"{mapping}.yaml"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "h.rejects.csv").exists() == bool(rows)
+
+
 def test_equal_seeds_give_equal_files(made: Path) -> None:
     for name in ("a.parquet", "b.parquet"):
         assert (

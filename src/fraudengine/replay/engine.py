@@ -138,6 +138,7 @@ def replay(
             merchant=merchant,
             progress=progress,
         )
+        found.require_rows()
         run = _Run(found, options, config, data, work, progress, counted)
         return run.replay(rules, against)
     except BaseException:

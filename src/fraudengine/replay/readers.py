@@ -55,6 +55,19 @@ class History:
     rejects_file: Path | None = None
     rejects: list[dict[str, object]] = field(default_factory=list)
 
+    def require_rows(self) -> None:
+        """Raises InputUnreadable when no row could be read; the file of rejects, if one was named, stays."""
+        if self.files:
+            return
+        if not self.rejects:
+            raise InputUnreadable("there are no transactions to replay: the history has no rows")
+        first = self.rejects[0]
+        raise InputUnreadable(
+            f"no row of the history can be read, {self.rejected:,} are rejected; the first, "
+            f"{first['file']}:{first['line']}: {first['reason']}; if all are wrong alike, the mapping may be "
+            "that of another file: --guess-mapping makes one"
+        )
+
     def rejects_table(self) -> ReplayTable:
         schema = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string())])
         return ReplayTable("rejects", pa.Table.from_pylist(self.rejects, schema=schema), "rows that are rejected")
