@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -16,59 +13,18 @@ from fraudengine.access import Grant, Role
 from fraudengine.api.screenings import MAX_ROUND, Call, Given, Reply, ScreeningEndpoint
 from fraudengine.cards import CardKey
 from fraudengine.diagnostics import ConflictingTransaction, StoreUnavailable, UnknownMerchant
-from fraudengine.facts import Transaction
-from fraudengine.request import transaction_from_object
 from fraudengine.request_schema import AFTER_CHALLENGE_EXAMPLE
 from fraudengine.service import Screener
 from fraudengine.structured_log import Trace
 
 from .running import TRANSACTION
-from .screeners import opened_screener
-
-
-@dataclass
-class Asked:
-    transaction: Transaction
-    digest: bytes
-    told: list[bytes | Exception] = field(default_factory=list)
-    received_ns: int = field(default_factory=time.perf_counter_ns)
-
-    def tell(self, outcome: bytes | Exception, /) -> None:
-        self.told.append(outcome)
+from .screeners import answer_of, ask, opened_screener
 
 
 @pytest.fixture
 def screener(tmp_path: Path) -> Iterator[Screener]:
     with opened_screener(tmp_path) as opened:
         yield opened
-
-
-def ask(screener: Screener, *changes: dict[str, Any]) -> list[Asked]:
-    """What calls of one round were told, each of them once."""
-
-    async def begin() -> list[Asked]:
-        asked = [
-            Asked(
-                *transaction_from_object(
-                    {**TRANSACTION, "amount": "450.000", **changed}, screener.card_key, time.time_ns() // 1000
-                )
-            )
-            for changed in changes
-        ]
-        screener.begin(asked)
-        while not all(one.told for one in asked):
-            await asyncio.sleep(0)
-        assert all(len(one.told) == 1 for one in asked)
-        return asked
-
-    return asyncio.run(asyncio.wait_for(begin(), 30))
-
-
-def answer_of(asked: Asked) -> dict[str, Any]:
-    (told,) = asked.told
-    assert isinstance(told, bytes), told
-    found: dict[str, Any] = orjson.loads(told)
-    return found
 
 
 def test_a_retry_in_the_same_round_and_in_a_later_one_gets_the_same_answer(screener: Screener) -> None:

@@ -18,6 +18,8 @@ from fraudengine.request import read_transaction
 from fraudengine.service import Screener
 from fraudengine.store import parse_screening_id
 
+from .screeners import answer_of, ask
+
 ROOT = Path(__file__).parent.parent
 SHOP = """merchant: shop
 extends: platform
@@ -124,6 +126,19 @@ def test_a_payment_that_arrives_late_is_counted_from_then_on(screener: Screener)
     screen(screener, 5)
     assert counted(screen(screener, 12)) == ["3 transactions per card within 1 hour, at least 3"]
     assert screen(screener, 4, transaction_id="T-early")["decision"] == "accept", "nothing lies before it"
+
+
+def test_calls_of_one_round_see_what_was_answered_before_it_and_not_each_other(screener: Screener) -> None:
+    for first in (1, 3):
+        given = ask(screener, *(described(number) for number in (first, first + 1)))
+        counts = [answer_of(one)["decision"] for one in given]
+        assert counts == ["accept"] * 2, first
+    assert counted(answer_of(ask(screener, described(5))[0])) == [
+        "at least 4 transactions per card within 1 hour, at least 3"
+    ]
+    ask(screener, described(1, card={"fingerprint": f"fp_0123ab_{'a' * 32}"}, transaction_id="other"))
+    screener.log._forget_tail()  # as after a fault of the disk
+    assert answer_of(ask(screener, described(6))[0])["decision"] == "refuse"
 
 
 def test_an_unknown_card_is_not_counted(screener: Screener) -> None:

@@ -29,6 +29,7 @@ class Counting:
         self._history = VelocityHistory(log.path)
         self._for_everybody = for_everybody  # the platform's rules serve merchants without a rule file
         self._stopped = False
+        self._is_fresh = False
         self._needs_by = log.velocity
         self._needs: dict[str, frozenset[FactName]] = {}
 
@@ -69,12 +70,20 @@ class Counting:
 
     # ---- one screening --------------------------------------------------------------------------------
 
+    def begin_round(self) -> None:
+        """From here on counters see all that is committed now; calls that are in already look once for them all."""
+        self._is_fresh = False
+
     def counts_of(self, transaction: Transaction, own_ids: Sequence[int]) -> Count:
         """How the counters of a payment are read; `own_ids` are its own earlier screenings."""
 
         def count(reader: CounterReader, facts: Facts) -> Mapping[str, FactValue]:
             at_us, amount = transaction.at_us, transaction.amount
-            return self._log.read_counters(reader, transaction.merchant, facts, at_us, amount, own_ids)
+            counted = self._log.read_counters(
+                reader, transaction.merchant, facts, at_us, amount, own_ids, refresh=not self._is_fresh
+            )
+            self._is_fresh = True
+            return counted
 
         return count
 

@@ -326,11 +326,19 @@ class DecisionLog:
         at_us: int,
         amount: Money,
         own_ids: Sequence[int] = (),
+        *,
+        refresh: bool = True,
     ) -> dict[FactName, FactValue]:
-        """The counters of a transaction as of `at_us`, without unknown ones; sees what every process committed."""
+        """The counters of a transaction as of `at_us`, without unknown ones; sees what every process committed.
+
+        Without `refresh` it may miss what was committed after the last read that had it: for calls that had come
+        in before that read.
+        """
         try:
+            is_new = self._tail is None
             tail = self._tail_view()
-            tail.refresh()
+            if refresh or is_new:
+                tail.refresh()
             statement, parameters = reader.question(
                 merchant, facts, at_us, amount, own_ids, tail.tables, tail.has_before
             )
@@ -338,6 +346,9 @@ class DecisionLog:
         except sqlite3.Error as error:
             self._forget_tail()
             raise store.explain_error(error, self.path) from error
+        except BaseException:  # no memory, for one: the temporary tables have no journal
+            self._forget_tail()
+            raise
         return reader.answer(found, facts, amount)
 
     def _tail_view(self) -> TailView:

@@ -226,6 +226,7 @@ class Screener:
         """
         keys = [(one.transaction.merchant, one.transaction.transaction_id) for one in asked]
         try:
+            self.counting.begin_round()
             found = self.log.find_transactions(keys)
         except Exception as error:  # noqa: BLE001 - whoever asked is told
             for one in asked:
@@ -272,6 +273,7 @@ class Screener:
         raise StoreUnavailable(_OVERTAKEN_TOO_OFTEN)
 
     def _screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
+        self.counting.begin_round()
         rows = self.log.find_transaction(transaction.merchant, transaction.transaction_id)
         same = next((row for row in rows if row.is_same_request(request_digest)), None)
         if same is not None:

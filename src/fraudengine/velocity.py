@@ -28,7 +28,7 @@ of scope, `per`, counted fact and window class (1 hour, 1 day, 10 days, 90 days)
 `among` other than all and accepted only when the screening fits. A count is a range scan of one or two time
 buckets of one B-tree, bounded by the cap; a sum or uncapped count is linear in the events of its key within the
 window (about 0.1 us each, ten times that for events not yet merged). Writing appends to a tail (`velocity_tail`)
-that each process also holds in memory, 10 to 25 MB at the most, and that is merged into the B-tree 66,000
+that each process also holds in memory, 20 to 50 MB at the most, and that is merged into the B-tree 130,000
 screenings at a time (`velocity_merge`). Events that a release before the present layout wrote are read beside it,
 for some microseconds more each time, and stay until the log is replaced (`velocity_before`).
 

@@ -58,7 +58,7 @@ HOT: Final = 10_000
 TND: Final = int.from_bytes(b"TND", "big")
 READS: Final = 4_000
 RUN: Final = time.time_ns()
-APPENDS: Final = 140_000  # with their 420,000 events enough for two merges beside the appends
+APPENDS: Final = 280_000  # with their 840,000 events enough for two merges beside the appends
 TURNS: Final = 3
 
 PLANNED: Final = tuple(
