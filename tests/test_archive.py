@@ -21,8 +21,10 @@ import pytest
 from fraudengine.archive import DAY_US, KEPT_DAYS, archive_month, old_months
 from fraudengine.archive_reading import Row, archive_files, find_archived, month_of, rows_of_file
 from fraudengine.audit import AuditLog
+from fraudengine.config import Config
 from fraudengine.decision_log import DecisionLog
 from fraudengine.diagnostics import ConfigurationError, StoreUnavailable
+from fraudengine.doctor import Verdict, examine
 from fraudengine.log_reader import LogReader
 from fraudengine.replay.row_sources import format_of, rows_of
 from fraudengine.retention import purge
@@ -189,6 +191,25 @@ def test_a_damaged_file_deletes_nothing(state: Path) -> None:
     assert len(rows_of_log(state)) == 3 * PER_MONTH
 
 
+def test_the_doctor_reads_the_archive(state: Path) -> None:
+    def said() -> list[tuple[Verdict, str]]:
+        return [(one.verdict, one.text) for one in examine(Config(state=state)) if one.check == "archive"]
+
+    assert said() == [(Verdict.WELL, "no month is archived")]
+    with AuditLog(state) as audit:
+        for month in ("2026-01", "2026-02"):
+            archive_month(state, month, audit)
+    names = "screenings-2026-01.parquet to screenings-2026-02.parquet"
+    assert said() == [(Verdict.WELL, f"{2 * PER_MONTH} screenings in {names}")]
+    path = archive_files(state)[1]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (wrong, text), well = said()
+    assert wrong is Verdict.WRONG
+    assert text.startswith(f"{path} cannot be read")
+    assert text.endswith("bring a copy of it back")
+    assert well == (Verdict.WELL, f"{PER_MONTH} screenings in {names}")
+
+
 def test_without_pyarrow_it_says_what_to_install(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with AuditLog(state) as audit:
         archive_month(state, "2026-01", audit)
@@ -202,6 +223,9 @@ def test_without_pyarrow_it_says_what_to_install(state: Path, monkeypatch: pytes
         monkeypatch.setattr(builtins, "__import__", no_pyarrow)
         with pytest.raises(ConfigurationError, match=r"fraudengine\[replay\]"):
             archive_month(state, "2026-02", audit)
+        (said,) = [one for one in examine(Config(state=state)) if one.check == "archive"]
+        assert said.verdict is Verdict.WARNING
+        assert "screenings-2026-01.parquet are refused: archives need the extra: pip install" in said.text
 
 
 def test_the_payment_path_and_the_commands_load_without_pyarrow() -> None:

@@ -22,10 +22,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from .archive_reading import MAX_ID, archive_files, count_rows, load_pyarrow
 from .assembly import open_data
 from .backup import FILES
 from .config import Config, environment_name
-from .diagnostics import ConfigurationError, DataFileError, RuleFilesRefused
+from .diagnostics import ConfigurationError, DataFileError, RuleFilesRefused, StoreUnavailable
 from .environment import environment_of
 from .log_damage import find_damage, logs_set_aside
 from .observation import data_age_s
@@ -182,6 +183,27 @@ def check_databases(config: Config) -> Found:
         yield Verdict.WELL, f"{name} opens, {path.stat().st_size / 1e6:.1f} MB"
 
 
+def check_archive(config: Config) -> Found:
+    """Whether archived months can be read here: a late outcome or a chargeback may be about one of theirs."""
+    files = archive_files(config.state)
+    if not files:
+        yield Verdict.WELL, "no month is archived"
+        return
+    names = f"{files[0].name} to {files[-1].name}" if len(files) > 1 else files[0].name
+    try:
+        load_pyarrow()
+    except ConfigurationError as error:
+        yield Verdict.WARNING, f"outcomes and searches of the payments in {names} are refused: {error}"
+        return
+    readable = 0
+    for path in files:
+        try:
+            readable += count_rows(path, 0, MAX_ID)
+        except StoreUnavailable as error:
+            yield Verdict.WRONG, str(error)
+    yield Verdict.WELL, f"{readable:,} screenings in {names}"
+
+
 def check_disk(config: Config) -> Found:
     place = config.state if config.state.exists() else config.state.absolute().parent
     usage = shutil.disk_usage(place)
@@ -286,6 +308,7 @@ CHECKS: Final[dict[str, Callable[[Config], Found]]] = {
     "API keys": check_api_keys,
     "data": check_data,
     "databases": check_databases,
+    "archive": check_archive,
     "disk": check_disk,
     "workers": check_workers,
     "clock": check_clock,
