@@ -73,6 +73,9 @@ class TailMerge:
         upto, merged_upto = connection.execute("SELECT upto, merged_upto FROM velocity_merges").fetchone()
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        connection.execute(
+            "PRAGMA secure_delete = OFF"
+        )  # what it deletes holds hashes and times, and goes on in the index
         # By the first column alone: one integer sorts faster than the whole key.
         connection.execute(
             f"CREATE TEMP TABLE merging AS SELECT * FROM ({EVENTS_OF_TAIL}) ORDER BY place", (merged_upto, upto)

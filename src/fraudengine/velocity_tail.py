@@ -139,7 +139,7 @@ _LOAD: Final = {name: f"INSERT INTO temp.{name} {EVENTS_OF_TAIL} ON CONFLICT DO 
 
 
 class TailView:
-    """The tail as one connection sees it, in memory, some 50 bytes an event. For one thread at a time.
+    """The tail as one connection sees it, in memory, some 100 bytes an event. For one thread at a time.
 
     One of the two tables takes what is new; the other holds what the merge moves that began last, until it is done.
     """

@@ -8,7 +8,8 @@ within the last hour and the last day, and the rest spread over many. Counters a
 screener reads them, one at a time: half of the questions are about hot keys, half about ordinary ones of the last
 hour, after a round that brings the present's pages into memory, as writing them does in service. Writing appends
 batches as the service does, in turns with and without four counters, to the same log; the time of the turns with
-counters ends when all their events are merged into the index.
+counters ends when all their events are merged into the index. The payments of a turn come at once, in a day of
+their own that holds a whole day of the log already: were it one day for all turns, each would find a fuller index.
 
 `--keep FILE` fills that file, or uses it as it is when it is there already.
 """
@@ -47,32 +48,31 @@ from fraudengine.velocity_index import (
     place_of,
     tail_row,
 )
-from fraudengine.velocity_merge import TailMerge
+from fraudengine.velocity_merge import MERGE_ROWS, TailMerge
 from fraudengine.velocity_tail import TailRow
 
 MERCHANT: Final = "carthage-market"
 HOUR_US: Final = 3_600_000_000
+DAY_US: Final = 24 * HOUR_US
 NOW_US: Final = 1_795_428_900_000_000
-SPREAD_US: Final = 30 * 24 * HOUR_US
+SPREAD_US: Final = 30 * DAY_US
 HOT: Final = 10_000
 TND: Final = int.from_bytes(b"TND", "big")
 READS: Final = 4_000
 RUN: Final = time.time_ns()
-APPENDS: Final = 280_000  # with their 840,000 events enough for two merges beside the appends
-TURNS: Final = 3
+APPENDS: Final = 2 * MERGE_ROWS + 1_024  # two merges of a whole tail, as all are in service
+TURNS: Final = 5
 
 PLANNED: Final = tuple(
     PlannedCounter(counter, at_most, series_of(counter))
     for counter, at_most in (
         (Counter("attempts_per_card_1h", Measure.COUNT, ("card",), HOUR_US), 6),
         (
-            Counter(
-                "cards_per_address_24h", Measure.COUNT_DISTINCT, ("ip_address",), 24 * HOUR_US, distinct="card"
-            ),
+            Counter("cards_per_address_24h", Measure.COUNT_DISTINCT, ("ip_address",), DAY_US, distinct="card"),
             4,
         ),
         (
-            Counter("cards_per_customer_24h", Measure.COUNT_DISTINCT, ("customer",), 24 * HOUR_US, distinct="card"),
+            Counter("cards_per_customer_24h", Measure.COUNT_DISTINCT, ("customer",), DAY_US, distinct="card"),
             4,
         ),
         (Counter("refusals_per_address_1h", Measure.COUNT, ("ip_address",), HOUR_US, Among.REFUSED), 11),
@@ -137,7 +137,7 @@ def fill(path: Path, rows: int) -> None:
         counter, series = planned.counter, planned.series
         (per,) = counter.per
         share = 1 if per == "card" else 2
-        span = {"card": HOUR_US, "ip_address": 24 * HOUR_US, "customer": 24 * HOUR_US}[per]
+        span = {"card": HOUR_US, "ip_address": DAY_US, "customer": DAY_US}[per]
         if counter.among is Among.REFUSED:
             span = HOUR_US
 
@@ -219,7 +219,7 @@ def records(log: DecisionLog, count: int, turn: int, keys: int, registry: Regist
     dice = random.Random(turn)
     merchant = "sahara-travel" if registry is None else MERCHANT
     for number in range(count):
-        at = NOW_US + number
+        at = NOW_US - turn * DAY_US + number
         facts = facts_of(dice.randrange(1 << 40), keys)
         row: TailRow = ()
         if registry is not None:
