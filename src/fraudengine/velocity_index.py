@@ -270,8 +270,8 @@ def add_events(values: EventValues, screening_id: int, at_us: int, rows: Iterabl
 # Numbered parameters, so that each part of a question names them again; {n} is the counter's first.
 _PARAMETERS: Final = 7
 _RANGE: Final = " AND e.key_low = ?{n2} AND e.at_us >= ?{n3} AND e.at_us < ?{n4}"
-# The window's last place, and its first one where that is another. `place IN (…)` would fill a table for the two values
-# in each part of each question: a sixth of its time.
+# The window's last place, and its first one where that is another. `place IN (…)` would fill a table for the two
+# values in each part of each question: a sixth of its time.
 _RANGES: Final = ("e WHERE e.place = ?{n1}" + _RANGE, "e WHERE e.place = ?{n0} AND ?{n0} <> ?{n1}" + _RANGE)
 _OF_CLASS: Final = " AND e.classes & {bit}"
 _WITHOUT_OWN: Final = " AND e.screening_id NOT IN (SELECT value FROM json_each(?{n6}))"

@@ -9,7 +9,7 @@ Kept in memory are the screenings of the longest window that a rule set of the l
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -170,6 +170,49 @@ def _list_tests(rule_set: RuleSet) -> Iterator[InList]:
 # ---- counters -------------------------------------------------------------------------------------
 
 
+class KeyedPast:
+    """The screenings that are counted under one key, by their times and by transaction.
+
+    A counter looks at those of its own window: a card or a country that is seen all day costs no more than its
+    screenings of an hour where an hour is counted.
+    """
+
+    __slots__ = ("_by_time", "_steps", "_times")
+
+    def __init__(self) -> None:
+        self._times: list[int] = []
+        self._by_time: list[Past] = []
+        self._steps: dict[tuple[str, str], list[Past]] = {}
+
+    @property
+    def newest_us(self) -> int:
+        return self._times[-1]
+
+    def add(self, past: Past) -> None:
+        place = bisect_right(self._times, past.at_us)
+        self._times.insert(place, past.at_us)
+        self._by_time.insert(place, past)
+        self._steps.setdefault((past.merchant, past.transaction_id), []).append(past)
+
+    def forget_before(self, at_us: int) -> None:
+        """Lets go of what is older once that is half of it: letting go of one costs as much as of many."""
+        if self._times[len(self._times) // 2] >= at_us:
+            return
+        count = bisect_left(self._times, at_us)
+        for past in self._by_time[:count]:
+            key = past.merchant, past.transaction_id
+            self._steps[key] = [step for step in self._steps[key] if step is not past]
+            if not self._steps[key]:
+                del self._steps[key]
+        del self._times[:count], self._by_time[:count]
+
+    def transactions(self, since_us: int, until_us: int) -> dict[tuple[str, str], list[Past]]:
+        """All steps of each transaction that has one in `[since_us, until_us)`."""
+        low, high = bisect_left(self._times, since_us), bisect_left(self._times, until_us)
+        found = dict.fromkeys((past.merchant, past.transaction_id) for past in self._by_time[low:high])
+        return {transaction: self._steps[transaction] for transaction in found}
+
+
 @dataclass(slots=True)
 class CountedPast:
     """The screenings that counters count, by what they are counted per; and what was reported about them.
@@ -183,7 +226,7 @@ class CountedPast:
     _added: int = 0
     _next: tuple[int, str, str, str] | None = None
     _heard: dict[tuple[str, str], list[Report]] = field(default_factory=dict)
-    _past: dict[tuple[object, ...], deque[Past]] = field(default_factory=dict)
+    _past: dict[tuple[object, ...], KeyedPast] = field(default_factory=dict)
 
     @classmethod
     def of_log(cls, log: LogReader, rule_sets: Iterable[RuleSet]) -> CountedPast:
@@ -215,14 +258,15 @@ class CountedPast:
         for scope, per in self.groups:
             key = _key(scope, per, screening.merchant, facts)
             if key is not None:
-                held = self._past.setdefault(key, deque())
-                while held and held[0].at_us < screening.at_us - self.reach_us:
-                    held.popleft()
-                held.append(past)
+                held = self._past.get(key)
+                if held is None:
+                    held = self._past[key] = KeyedPast()
+                held.add(past)
+                held.forget_before(screening.at_us - self.reach_us)
         self._added += 1
         if self._added % _TIDY_EVERY == 0:
             oldest = screening.at_us - self.reach_us
-            self._past = {key: held for key, held in self._past.items() if held[-1].at_us >= oldest}
+            self._past = {key: held for key, held in self._past.items() if held.newest_us >= oldest}
 
     def values(
         self,
@@ -248,8 +292,10 @@ class CountedPast:
         for planned in counters:
             counter = planned.counter
             key = _key(counter.scope, counter.per, screening.merchant, facts)
-            past = () if key is None else self._past.get(key, ())
-            said = [report for one in past for report in self._heard.get((one.merchant, one.transaction_id), ())]
+            held = None if key is None else self._past.get(key)
+            steps = {} if held is None else held.transactions(subject.at_us - counter.within_us, subject.at_us)
+            past = [step for of_one in steps.values() for step in of_one]
+            said = [report for transaction in steps for report in self._heard.get(transaction, ())]
             value = value_of(counter, subject, past, said, planned.at_most)
             if value is not None:
                 found[counter.name] = value
