@@ -33,6 +33,7 @@ COUNTERS = {
     "max_refusals_per_address": 5000,
 }
 SERVER_CORE, LOAD_CORE = 0, 1
+USES = 20  # payments of one buyer
 
 
 @dataclass
@@ -124,35 +125,45 @@ def served(directory: Path, workers: int = 1, cores: str = str(SERVER_CORE)) -> 
 
 
 class Requests:
-    """Calls that differ in merchant, card, address, customer and amount; every one a transaction of its own."""
+    """Calls that differ in merchant, card, address, customer and amount; every one a transaction of its own.
 
-    def __init__(self, service: Service, name: str, variants: int = 5_000) -> None:
-        chance = random.Random(20261126)
-        self._count = 0
+    `buyers` take turns. Each pays USES times and makes room for a new one: so counters are as full after millions
+    of calls as after the first minutes, as those of a gateway are, and what grows is the service's own.
+    """
+
+    def __init__(self, service: Service, name: str, buyers: int = 5_000) -> None:
+        self._chance = random.Random(20261126)
+        self._count = self._made = 0
         self._name = name
         self._head = (
             f"POST /v1/screenings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {service.key}\r\n"
             "content-type: application/json\r\ncontent-length: "
         ).encode()
-        self._bodies = []
-        for number in range(variants):
-            body: dict[str, Any] = {
-                "merchant": chance.choice(MERCHANTS),
-                "order_ref": f"C-{number}",
-                "amount": f"{chance.randint(1, 900)}.{chance.randint(0, 999):03d}",
-                "currency": "TND",
-                "channel": "ecommerce",
-                "card": {"pan": make_pan(chance)},
-                "ip_address": f"{chance.choice(NETWORKS)}.{chance.randint(0, 255)}.{chance.randint(1, 254)}",
-                "email": f"buyer{number}@example.tn",
-                "customer_id": f"c-{number}",
-                "billing_country": "TN",
-            }
-            self._bodies.append(json.dumps(body)[:-1].encode() + b', "transaction_id": "')
+        self._bodies = [self._buyer() for _ in range(buyers)]
+
+    def _buyer(self) -> bytes:
+        chance, number = self._chance, self._made
+        self._made += 1
+        body: dict[str, Any] = {
+            "merchant": chance.choice(MERCHANTS),
+            "order_ref": f"C-{number}",
+            "amount": f"{chance.randint(1, 900)}.{chance.randint(0, 999):03d}",
+            "currency": "TND",
+            "channel": "ecommerce",
+            "card": {"pan": make_pan(chance)},
+            "ip_address": f"{chance.choice(NETWORKS)}.{chance.randint(0, 255)}.{chance.randint(1, 254)}",
+            "email": f"buyer{number}@example.tn",
+            "customer_id": f"c-{number}",
+            "billing_country": "TN",
+        }
+        return json.dumps(body)[:-1].encode() + b', "transaction_id": "'
 
     def next(self) -> bytes:
         self._count += 1
-        body = self._bodies[self._count % len(self._bodies)] + f'{self._name}-{self._count}"}}'.encode()
+        turn, place = divmod(self._count, len(self._bodies))
+        if (turn + place) % USES == 0:
+            self._bodies[place] = self._buyer()
+        body = self._bodies[place] + f'{self._name}-{self._count}"}}'.encode()
         return self._head + b"%d\r\n\r\n" % len(body) + body
 
 

@@ -1,9 +1,9 @@
 """The service for millions of screenings: memory, latency, log size and the WAL must not grow with their number.
 
 Four counters and real enrichment; 16 connections kept busy by calls that each are a transaction of their own, of
-5,000 cards, addresses and customers. After every twentieth of the run the private memory of the service's processes
-is taken. It is compared between the fifth twentieth, when caches are full, and the last; latency between the second
-tenth and the last, because counters of an hour fill up meanwhile. The largest size of each WAL is watched.
+5,000 cards, addresses and customers at a time that come and go. After every twentieth of the run the private memory
+of the service's processes is taken. It is compared between the fifth twentieth, when caches are full, and the last;
+latency between the second tenth and the last. The largest size of each WAL is watched.
 
     python -m tests.benchmarks.soak [COUNT [WORKERS]]
 """
