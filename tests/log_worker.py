@@ -1,4 +1,7 @@
-"""Processes that the tests of the decision log start: they append, hold the lock, or race for the same call."""
+"""Processes that the tests of the decision log start: they append, hold the lock, or race for the same call.
+
+What they append is made here for the tests too, and counted.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,11 @@ def make_record(
         revision=revision,
         document=b'{"decision":"accept"}' if document is None else document,
     )
+
+
+def count_recorded(log: DecisionLog) -> int:
+    """How many screenings are on disk."""
+    return int(log.recorded.read("SELECT count(*) FROM screenings")[0][0])
 
 
 async def append_for_ever(log: DecisionLog, name: str) -> None:

@@ -54,9 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with DecisionLog.open(state / "decisions.db", clock=lambda: now[0]) as log:
         asyncio.run(append(log))
-        for one in log.recent(1_000)[::40]:
-            log.record_outcome(one.id, "authorised", "", one.at_us)
-            log.record_outcome(one.id, "chargeback", "10.4", one.at_us + DAY_US)
+        for screening_id, at_us in log.recorded.read("SELECT id, at_us FROM screenings ORDER BY id DESC")[::40]:
+            log.record_outcome(screening_id, "authorised", "", at_us)
+            log.record_outcome(screening_id, "chargeback", "10.4", at_us + DAY_US)
     return state
 
 

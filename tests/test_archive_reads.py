@@ -87,7 +87,10 @@ def test_months_in_two_files_and_in_the_log_are_merged(state: Path) -> None:
     asked = ("log", "search", "--state", state, "--format", "json", "--limit", "1000")
     before = run(*asked)
     with DecisionLog.open(state / "decisions.db") as log, AuditLog(state) as audit:
-        ids = [one.id for one in log.recent(1_000) if one.at_us and one.id < ids_of_month("2026-01")[1]]
+        found = log.recorded.read(
+            "SELECT id FROM screenings WHERE id < ? ORDER BY id DESC", (ids_of_month("2026-01")[1],)
+        )
+        ids = [screening_id for (screening_id,) in found]
 
         def step(name: str) -> None:
             if name == "named":
@@ -233,7 +236,7 @@ def test_a_search_over_http_says_from_when_back_screenings_are_archived(there: A
 def test_a_screening_that_is_archived_while_its_outcome_is_reported(state: Path) -> None:
     """The log held it when it was looked for, and no more when the report is written."""
     with DecisionLog.open(state / "decisions.db") as log, AuditLog(state) as audit:
-        (oldest,) = [one.id for one in log.recent(1_000)][-1:]
+        ((oldest,),) = log.recorded.read("SELECT min(id) FROM screenings")
         archive_month(state, "2026-01", audit)
         assert not log.record_outcome(oldest, "fraud", "", NOW_US)
 

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 from fraudengine.decision_log import APPENDED, AlreadyRecorded, DecisionLog
 from fraudengine.diagnostics import StoreUnavailable
 
-from .log_worker import make_record
+from .log_worker import count_recorded, make_record
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_every_answered_screening_survives_kill_9(path: Path, run: int) -> None:
         # What it had printed before it died was answered as well; its last line may be cut.
         answered += [int(line) for line in worker.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
     with DecisionLog.open(path) as log:
-        assert all(log.get(screening_id) == b"x" * 900 for screening_id in answered)
+        assert all(log.recorded.get(screening_id) == b"x" * 900 for screening_id in answered)
         assert log.next_id() > max(answered)
     assert read_rows(path, "PRAGMA integrity_check") == [("ok",)]
     assert read_rows(path, "PRAGMA foreign_key_check") == []
@@ -89,7 +89,7 @@ def test_batches_of_every_size(log: DecisionLog, count: int) -> None:
         return [*await asyncio.gather(*(log.append(make_record(log, f"T-{number}")) for number in range(count)))]
 
     assert asyncio.run(append()) == [APPENDED] * count
-    assert log.count() == count
+    assert count_recorded(log) == count
 
 
 def test_delay_gathers_a_batch(path: Path) -> None:
@@ -128,7 +128,7 @@ def test_without_a_loop_from_many_threads(log: DecisionLog) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert log.count() == 200
+    assert count_recorded(log) == 200
 
 
 # ---- one row per call -----------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_retried_call_gets_what_was_recorded(log: DecisionLog) -> None:
     assert log.append_and_wait(again) == AlreadyRecorded(first.id, b"first")
     assert log.append_and_wait(make_record(log, "T-1", body="with 3-D Secure")) is APPENDED
     assert log.append_and_wait(make_record(log, "T-1", merchant="other")) is APPENDED
-    assert (log.count(), log.rows, log.already_recorded) == (3, 3, 1)
+    assert (count_recorded(log), log.rows, log.already_recorded) == (3, 3, 1)
 
 
 def test_same_call_twice_in_one_batch(log: DecisionLog) -> None:
@@ -212,7 +212,7 @@ def test_client_that_hangs_up_disturbs_nobody(log: DecisionLog) -> None:
         assert await futures[2] is APPENDED
         if retried is not None:
             assert await retried is APPENDED
-        assert log.get(records[1].id) == records[1].document, "it is recorded all the same"
+        assert log.recorded.get(records[1].id) == records[1].document, "it is recorded all the same"
 
     asyncio.run(append())
 
@@ -223,7 +223,7 @@ def test_loop_that_ended_disturbs_nobody(log: DecisionLog) -> None:
 
     asyncio.run(append())
     log.append_and_wait(make_record(log, "T-2"))
-    assert log.count() == 2
+    assert count_recorded(log) == 2
 
 
 # ---- refusals -------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_overload_is_refused_at_once(path: Path) -> None:
         assert await asyncio.gather(*futures) == [APPENDED] * len(futures)
         assert set(problems) == {"overloaded: 10 screenings wait for the disk"}
         assert log.refused == len(problems) >= 180
-        assert log.count() == len(futures)
+        assert count_recorded(log) == len(futures)
 
     with DecisionLog.open(path, max_waiting=10, max_batch=10) as log:
         asyncio.run(append(log))
@@ -289,14 +289,14 @@ def test_record_that_sqlite_cannot_take_fails_alone(log: DecisionLog) -> None:
 
     asyncio.run(append())
     assert log.healthy
-    assert log.count() == 2
+    assert count_recorded(log) == 2
 
 
 def test_card_number_is_never_recorded(log: DecisionLog) -> None:
     with pytest.raises(ValueError, match="card number") as caught:
         log.append_and_wait(make_record(log, "T-1", card_identity="4111111111111111"))
     assert "4111" not in str(caught.value)
-    assert log.count() == 0
+    assert count_recorded(log) == 0
 
 
 # ---- disks that fail ------------------------------------------------------------------------------
@@ -347,8 +347,8 @@ def test_full_disk_fails_the_batch_and_recovers(small_disk: Path) -> None:
         record = make_record(log, "T-after")
         assert log.append_and_wait(record) is APPENDED
         assert log.healthy
-        assert all(log.get(screening_id) is not None for screening_id in durable)
-        assert log.count() == len(durable) + 1, "nothing half-written stays"
+        assert all(log.recorded.get(screening_id) is not None for screening_id in durable)
+        assert count_recorded(log) == len(durable) + 1, "nothing half-written stays"
     assert read_rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
@@ -366,7 +366,7 @@ def test_read_only_disk_fails_and_recovers(small_disk: Path) -> None:
         DecisionLog.open(path)
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     with DecisionLog.open(path) as log:
-        assert log.get(record.id) is not None
+        assert log.recorded.get(record.id) is not None
         assert log.append_and_wait(make_record(log, "T-1")) is APPENDED
 
 
@@ -396,7 +396,7 @@ def test_sqlite_full_fails_the_whole_batch_and_recovers(path: Path) -> None:
             assert "free space" in str(error)
             assert not log.healthy
         assert log.append_and_wait(make_record(log, "T-after")) is APPENDED
-        assert log.count() == len(durable) + 2
+        assert count_recorded(log) == len(durable) + 2
 
 
 def test_connection_that_may_not_write_fails_and_recovers(path: Path) -> None:
@@ -454,31 +454,56 @@ def test_garbage_says_so_and_leaves_nothing_open(path: Path) -> None:
 # ---- reading --------------------------------------------------------------------------------------
 
 
-def test_recent_pages_newest_first(log: DecisionLog) -> None:
-    records = [make_record(log, f"T-{n}", merchant="a" if n % 3 else "b") for n in range(30)]
-    for record in records:
-        log.append_and_wait(record)
-    newest = log.recent(12)
-    assert [row.id for row in newest] == [record.id for record in reversed(records)][:12]
-    assert log.recent(100, before=newest[-1].id)[0].transaction_id == "T-17"
-    assert [row.transaction_id for row in log.recent(3, merchant="b")] == ["T-27", "T-24", "T-21"]
-    assert (newest[0].outcome, newest[0].revision, newest[0].minor) == ("accept", "r1", 450_000)
-    assert log.recent(5, merchant="nobody") == ()
-    assert log.get(1) is None
+def test_what_is_recorded_is_read_back_by_its_id(log: DecisionLog) -> None:
+    record = make_record(log, "T-1", minor=7, currency="EUR")
+    log.append_and_wait(record)
+    recorded = log.recorded
+    assert (recorded.get(record.id), recorded.amount_of(record.id)) == (record.document, ("EUR", 7))
+    assert recorded.outcomes(record.id) == []
+    assert (recorded.get(1), recorded.amount_of(1), recorded.outcomes(1)) == (None, None, [])
 
 
-@pytest.mark.parametrize("merchant", [None, "carthage-market"])
-def test_reads_go_through_an_index(log: DecisionLog, merchant: str | None) -> None:
+READS: dict[str, Callable[[DecisionLog], object]] = {
+    "a document": lambda log: log.recorded.get(1),
+    "a transaction": lambda log: log.find_transaction("carthage-market", "T-1"),
+    "several transactions": lambda log: log.find_transactions([("carthage-market", "T-1"), ("a", "T-2")]),
+    "rule texts": lambda log: log.read_revision("r1"),
+    "velocity events": lambda log: log.recorded.refresh_tail(),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("was_open", [True, False], ids=["read before", "never read"])
+def test_reads_of_a_closed_log_are_refused(
+    log: DecisionLog, read: Callable[[DecisionLog], object], was_open: bool
+) -> None:
+    if was_open:
+        read(log)
+    log.close()
+    with pytest.raises(StoreUnavailable, match="the decision log is closed"):
+        read(log)
+
+
+def test_a_read_that_fails_is_explained_and_the_next_one_has_another_connection(log: DecisionLog) -> None:
+    record = make_record(log, "T-1")
+    log.append_and_wait(record)
+    failing = log.recorded._reader
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        log.recorded.read("DELETE FROM screenings")  # that connection may only query
+    assert log.recorded.get(record.id) == record.document
+    assert log.recorded._reader is not failing
+
+
+def test_reads_go_through_an_index(log: DecisionLog) -> None:
     plans: list[str] = []
-    read = log._read
+    read = log.recorded.read
 
     def explain(sql: str, parameters: tuple[int | str | bytes | None, ...] = ()) -> list[tuple[object, ...]]:
         plans.extend(row[3] for row in read("EXPLAIN QUERY PLAN " + sql, parameters))
         return []
 
-    log._read = explain  # type: ignore[method-assign]
+    log.recorded.read = explain  # type: ignore[method-assign]
     log.find_transaction("carthage-market", "T-1")
-    log.recent(10, merchant)
     assert any("screenings_request (transaction_hash=?" in plan for plan in plans)
     assert not any("SCAN" in plan or "TEMP B-TREE" in plan for plan in plans), plans
 

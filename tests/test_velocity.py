@@ -367,7 +367,7 @@ def test_reports_are_recorded_once_and_only_about_known_screenings(log: Decision
             assert log.record_outcome(call.sequence, "technical_failure", "91", NOW_US)
             assert log.record_outcome(call.sequence, "chargeback", "10.4", NOW_US)
         assert driven.count(SUBJECT, reader)[1] == {"attempts": 0}
-        kinds = log._read("SELECT kind, count(*) FROM outcomes GROUP BY kind ORDER BY kind")
+        kinds = log.recorded.read("SELECT kind, count(*) FROM outcomes GROUP BY kind ORDER BY kind")
         assert kinds == [("chargeback", 1), ("technical_failure", 1)]
 
 
@@ -413,9 +413,9 @@ def test_a_long_past_is_filled_in_by_chunks_that_may_be_interrupted(log: Decisio
         assert not log.velocity.is_complete
         goes = iter([True, False])
         VelocityHistory(log.path).fill(go_on=lambda: next(goes))
-        indexed = log._read("SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)")[
-            0
-        ][0]
+        indexed = log.recorded.read(
+            "SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)"
+        )[0][0]
         assert indexed == 500
         log.velocity = VelocityHistory(log.path).fill()
         assert driven.count(SUBJECT, CounterReader(planned(None, (ATTEMPTS,))))[1] == {"attempts": 1_204}
@@ -432,10 +432,10 @@ def test_only_the_series_of_a_merchant_are_written(log: DecisionLog) -> None:
         reader = CounterReader(planned(None, (ATTEMPTS,)))
         driven.log.velocity = driven.history.register({(series_of(ATTEMPTS), "sahara-travel")})
         driven.record(driven.count(past(0, transaction_id="A"), reader)[0])
-        assert log._read(
+        assert log.recorded.read(
             "SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)"
         ) == [(0,)]
         driven.record(driven.count(past(0, transaction_id="A", merchant="sahara-travel"), reader)[0])
-        assert log._read(
+        assert log.recorded.read(
             "SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)"
         ) == [(1,)]

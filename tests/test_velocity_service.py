@@ -70,9 +70,9 @@ def counted(given: dict[str, Any]) -> list[str]:
 
 def events(screener: Screener) -> int:
     return int(
-        screener.log._read("SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)")[
-            0
-        ][0]
+        screener.log.recorded.read(
+            "SELECT (SELECT count(*) FROM velocity_events) + (SELECT count(*) FROM velocity_tail)"
+        )[0][0]
     )
 
 
@@ -137,7 +137,7 @@ def test_calls_of_one_round_see_what_was_answered_before_it_and_not_each_other(s
         "at least 4 transactions per card within 1 hour, at least 3"
     ]
     ask(screener, described(1, card={"fingerprint": f"fp_0123ab_{'a' * 32}"}, transaction_id="other"))
-    screener.log._forget_tail()  # as after a fault of the disk
+    screener.log.recorded._forget_tail()  # as after a fault of the disk
     assert answer_of(ask(screener, described(6))[0])["decision"] == "refuse"
 
 

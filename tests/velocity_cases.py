@@ -122,7 +122,7 @@ class Driven:
     def count(self, call: Past, reader: CounterReader) -> tuple[Past, dict[str, FactValue]]:
         """The counters of a call before it is recorded, and the call with its place in the order."""
         rows = self.log.find_transaction(call.merchant, call.transaction_id)
-        counted = self.log.read_counters(
+        counted = self.log.recorded.read_counters(
             reader, call.merchant, call.facts, call.at_us, call.amount, [row.id for row in rows]
         )
         return replace(call, sequence=self.log.next_id()), counted

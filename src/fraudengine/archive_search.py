@@ -25,8 +25,7 @@ from .archive_reading import (
     opened_file,
     pyarrow_for,
 )
-from .decision_log import RecordedScreening
-from .log_search import Search
+from .log_search import RecordedScreening, Search
 from .search_index import first_id_at
 
 _OF_A_PAYMENT: Final = ("id", "merchant", "transaction_id", "currency", "minor", "outcomes")

@@ -79,7 +79,7 @@ class Counting:
 
         def count(reader: CounterReader, facts: Facts) -> Mapping[str, FactValue]:
             at_us, amount = transaction.at_us, transaction.amount
-            counted = self._log.read_counters(
+            counted = self._log.recorded.read_counters(
                 reader, transaction.merchant, facts, at_us, amount, own_ids, refresh=not self._is_fresh
             )
             self._is_fresh = True

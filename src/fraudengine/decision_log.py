@@ -20,7 +20,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Final
 
 from . import store
 from .batch_writer import (
@@ -28,7 +28,6 @@ from .batch_writer import (
     AlreadyRecorded,
     Appended,
     BatchWriter,
-    Parameter,
     PendingRecord,
     RuleFiles,
     ScreeningRecord,
@@ -38,12 +37,10 @@ from .batch_writer import (
     tell_all,
 )
 from .diagnostics import Overtaken, StoreUnavailable
-from .facts import FactName, Facts, FactValue
 from .metrics import Counts
-from .money import Money
+from .recorded_rows import RecordedRows
 from .velocity_history import record_outcome
-from .velocity_index import CounterReader, Registry
-from .velocity_tail import TailView
+from .velocity_index import Registry
 
 __all__ = [
     "APPENDED",
@@ -52,7 +49,6 @@ __all__ = [
     "DecisionLog",
     "EarlierRow",
     "PendingRecord",
-    "RecordedScreening",
     "ScreeningRecord",
     "Written",
 ]
@@ -73,22 +69,6 @@ class EarlierRow:
         return self.request_hash == store.request_hash(request_digest)
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedScreening:
-    """The columns of a recorded screening, without its document."""
-
-    id: int
-    merchant: str
-    transaction_id: str
-    at_us: int
-    answered_us: int
-    currency: str
-    minor: int
-    outcome: str
-    code: str
-    revision: str
-
-
 # INDEXED BY: left alone, SQLite 3.40 takes the merchant's index and reads all of the merchant's rows.
 _SELECT_EARLIER: Final = (
     "SELECT id, request_hash, card_identity, currency, minor FROM screenings INDEXED BY screenings_request"
@@ -99,11 +79,6 @@ _SELECT_KNOWN: Final = (
     "SELECT transaction_hash FROM screenings INDEXED BY screenings_request"
     " WHERE transaction_hash IN (SELECT value FROM json_each(?))"
 )
-_SELECT_RECORDED: Final = (
-    "SELECT s.id, m.name, s.transaction_id, s.at_us, s.answered_us, s.currency, s.minor, s.outcome, s.code,"
-    " r.revision FROM screenings s JOIN merchants m ON m.id = s.merchant_id"
-    " JOIN revisions r ON r.id = s.revision_id"
-)
 _REVISIONS_PER_BATCH: Final = 64
 _LONGEST_PAUSE_S: Final = 1.0
 _SHORTEST_PROBE_S: Final = 0.05
@@ -112,8 +87,8 @@ _SHORTEST_PROBE_S: Final = 0.05
 class DecisionLog:
     """The log of one process. Counters (`batches`, `rows` …) are plain integers for the metrics page.
 
-    Open it after any fork. Reads see what every process committed. `append`, `find_transaction` and `get` are
-    made for the event loop's thread: they wait for nobody.
+    Open it after any fork. Reads see what every process committed; those of the disk alone are `recorded`'s.
+    `append` and `find_transaction` are made for the event loop's thread: they wait for nobody.
     """
 
     def __init__(
@@ -145,15 +120,14 @@ class DecisionLog:
         self._durable_revisions: set[str] = set()
         self._writer = BatchWriter(path, busy_timeout_ms)
         self._writer.connect(create=True)
-        self._reader: sqlite3.Connection | None = None
-        self._tail: TailView | None = None
+        self.recorded = RecordedRows(path)
         self._slot: store.WorkerSlot | None = None
         try:
             self._slot = store.claim_worker_slot(path)
-            newest = self._read("SELECT max(id) FROM screenings")[0][0]
+            newest = self.recorded.read("SELECT max(id) FROM screenings")[0][0]
             self._ids = store.ScreeningIds(self._slot.number, newest or 0, clock)
             if self.velocity.generation:
-                self._tail_view().refresh()  # not at the first payment
+                self.recorded.refresh_tail()  # not at the first payment
         except BaseException:
             self._release()
             raise
@@ -268,7 +242,7 @@ class DecisionLog:
         """Every screening of the transaction, oldest first: on disk by any process, or under way in this one."""
         # Before the disk: what leaves `_in_flight` meanwhile is on disk already.
         pending = self._in_flight.get((merchant, transaction_id), ())
-        found = self._read(
+        found = self.recorded.read(
             _SELECT_EARLIER, (store.transaction_hash(merchant, transaction_id), transaction_id, merchant)
         )
         if not found and not pending:
@@ -290,7 +264,7 @@ class DecisionLog:
         in_flight = self._in_flight  # before the disk, as above
         doubtful = {key for key in keys if key in in_flight}
         hashes = [store.transaction_hash(*key) for key in keys]
-        found = self._read(_SELECT_KNOWN, (json.dumps(hashes),))
+        found = self.recorded.read(_SELECT_KNOWN, (json.dumps(hashes),))
         if found:
             known = {row[0] for row in found}
             doubtful |= {key for key, hashed in zip(keys, hashes, strict=True) if hashed in known}
@@ -318,121 +292,13 @@ class DecisionLog:
         except sqlite3.Error as error:
             raise store.explain_error(error, self.path) from error
 
-    def read_counters(
-        self,
-        reader: CounterReader,
-        merchant: str,
-        facts: Facts,
-        at_us: int,
-        amount: Money,
-        own_ids: Sequence[int] = (),
-        *,
-        refresh: bool = True,
-    ) -> dict[FactName, FactValue]:
-        """The counters of a transaction as of `at_us`, without unknown ones; sees what every process committed.
-
-        Without `refresh` it may miss what was committed after the last read that had it: for calls that had come
-        in before that read.
-        """
-        try:
-            is_new = self._tail is None
-            tail = self._tail_view()
-            if refresh or is_new:
-                tail.refresh()
-            statement, parameters = reader.question(
-                merchant, facts, at_us, amount, own_ids, tail.tables, tail.has_before
-            )
-            (found,) = tail.connection.execute(statement, parameters).fetchall()
-        except sqlite3.Error as error:
-            self._forget_tail()
-            raise store.explain_error(error, self.path) from error
-        except BaseException:  # no memory, for one: the temporary tables have no journal
-            self._forget_tail()
-            raise
-        return reader.answer(found, facts, amount)
-
-    def _tail_view(self) -> TailView:
-        """The events that are not in the index yet, on a connection of its own: they are in temporary tables."""
-        if self._tail is None:
-            if self._closed:
-                raise StoreUnavailable("the decision log is closed")
-            self._tail = TailView(store.open_database(self.path, create=False, busy_timeout_ms=100).conn)
-        return self._tail
-
-    def _forget_tail(self) -> None:
-        tail, self._tail = self._tail, None
-        if tail is not None:
-            tail.connection.close()
-
-    def outcomes(self, screening_id: int) -> list[tuple[int, str, str]]:
-        """Time (UTC microseconds), kind and code of every report about a screening, in the order they came."""
-        found = self._read(
-            "SELECT at_us, kind, code FROM outcomes WHERE screening_id = ? ORDER BY id", (screening_id,)
-        )
-        return [(at_us, kind, code) for at_us, kind, code in found]
-
-    def amount_of(self, screening_id: int) -> tuple[str, int] | None:
-        """Currency and minor units of a recorded screening."""
-        found = self._read("SELECT currency, minor FROM screenings WHERE id = ?", (screening_id,))
-        return (found[0][0], found[0][1]) if found else None
-
-    def get(self, screening_id: int) -> bytes | None:
-        """The document of a recorded screening."""
-        found = self._read("SELECT document FROM screenings WHERE id = ?", (screening_id,))
-        return found[0][0] if found else None
-
-    def recent(
-        self, limit: int, merchant: str | None = None, before: int | None = None
-    ) -> tuple[RecordedScreening, ...]:
-        """The newest screenings first; `before` is the id that the previous page ended with."""
-        tests, parameters = ["s.id < ?"], list[Parameter]([(1 << 63) - 1 if before is None else before])
-        if merchant is not None:
-            tests.append("s.merchant_id = (SELECT id FROM merchants WHERE name = ?)")
-            parameters.append(merchant)
-        found = self._read(
-            f"{_SELECT_RECORDED} WHERE {' AND '.join(tests)} ORDER BY s.id DESC LIMIT ?", (*parameters, limit)
-        )
-        return tuple(RecordedScreening(*row) for row in found)
-
-    def count(self) -> int:
-        """About how many screenings are recorded: exact in a small file, else from its size and recent rows."""
-        pages, page_size = self._read("SELECT page_count, page_size FROM pragma_page_count, pragma_page_size")[0]
-        if pages < 10_000:
-            return int(self._read("SELECT count(*) FROM screenings")[0][0])
-        rows, size = self._read(
-            "SELECT count(*), sum(length(document) + length(transaction_id) + length(card_identity) + 130)"
-            " FROM (SELECT * FROM screenings ORDER BY id DESC LIMIT 1000)"
-        )[0]
-        return int(pages * page_size * rows / size) if rows else 0
-
     def read_revision(self, revision: str) -> list[tuple[str, str]]:
         """Path and text of every file of a revision, in the order given; empty when nobody remembered it."""
         with self._lock:
             waiting = self._files.get(revision)
         if waiting is not None:
             return list(waiting[1])
-        return [
-            (path, text)
-            for path, text in self._read(
-                "SELECT f.path, t.text FROM revision_files f JOIN rule_texts t ON t.id = f.text_id"
-                " WHERE f.revision_id = (SELECT id FROM revisions WHERE revision = ?) ORDER BY f.position",
-                (revision,),
-            )
-        ]
-
-    def _read(self, sql: str, parameters: tuple[Parameter, ...] = ()) -> list[tuple[Any, ...]]:
-        try:
-            if self._reader is None:
-                if self._closed:
-                    raise StoreUnavailable("the decision log is closed")
-                # Readers of a WAL wait for nobody but a recovery after a crash: a short timeout is enough.
-                self._reader = store.open_database(self.path, query_only=True, busy_timeout_ms=100).conn
-            return self._reader.execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
-            reader, self._reader = self._reader, None
-            if reader is not None:
-                reader.close()
-            raise store.explain_error(error, self.path) from error
+        return self.recorded.rule_texts(revision)
 
     # ---- the writer thread ------------------------------------------------------------------------
 
@@ -596,16 +462,14 @@ class DecisionLog:
             if self._closed:
                 return
             self._closed = True
+            self.recorded.open_no_more()
         self._wake.put(None)
         self._thread.join()
         self._release()
 
     def _release(self) -> None:
         self._writer.close()
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-        self._forget_tail()
+        self.recorded.close()
         if self._slot is not None:
             self._slot.release()
 

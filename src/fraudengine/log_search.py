@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, Final
 
 from . import store
-from .decision_log import RecordedScreening
 from .diagnostics import StoreUnavailable
 from .list_entries import time_text
 from .money import format_minor
@@ -52,6 +51,22 @@ class Search:
     since_us: int | None = None
     until_us: int | None = None
     before: int | None = None  # the id that the page before ended with
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedScreening:
+    """The columns of a recorded screening, without its document."""
+
+    id: int
+    merchant: str
+    transaction_id: str
+    at_us: int
+    answered_us: int
+    currency: str
+    minor: int
+    outcome: str
+    code: str
+    revision: str
 
 
 @dataclass(frozen=True, slots=True)

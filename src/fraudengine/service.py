@@ -280,7 +280,7 @@ class Screener:
             if same.pending is not None:  # of another thread
                 own = same.pending.record.document
                 return self._settled(same.pending.wait_in_thread(), _answer_in(own))
-            return _answer_in(self.log.get(same.id) or b"{}")
+            return _answer_in(self.log.recorded.get(same.id) or b"{}")
         self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
         return self._settled(self.log.append_and_wait(record), given)
@@ -374,7 +374,7 @@ class Screener:
         """Tells the answer of a call that is recorded, or once it is."""
         pending = row.pending
         if pending is None:
-            asked.tell(_answer_in(self.log.get(row.id) or b"{}"))
+            asked.tell(_answer_in(self.log.recorded.get(row.id) or b"{}"))
             return
         own = pending.record.document
 
@@ -393,7 +393,7 @@ class Screener:
     def screening(self, id_text: str) -> bytes | None:
         """The recorded document of a screening as JSON, or None when there is none of that id."""
         screening_id = parse_screening_id(id_text)
-        return None if screening_id is None else self.log.get(screening_id)
+        return None if screening_id is None else self.log.recorded.get(screening_id)
 
     def merchant_of(self, id_text: str) -> str | None:
         """The merchant of a recorded screening, or None when there is none of that id."""

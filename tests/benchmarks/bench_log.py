@@ -121,7 +121,7 @@ def measure(state: Path, rows: int) -> dict[str, Times]:
     figures = {}
     with DecisionLog.open(state / "decisions.db") as log, LogSearch(state) as search:
         assert search.find(Search(transaction_id="T-5")).found[0].transaction_id == "T-5"
-        figures["get"] = timed(lambda: log.get(id_of(chance.randrange(rows))))
+        figures["get"] = timed(lambda: log.recorded.get(id_of(chance.randrange(rows))))
         print(f"{rows:,} rows, get: {figures['get']}", flush=True)
         for name, ask in kinds.items():
             figures[name] = timed(partial(ask_one, search, ask))

@@ -204,7 +204,7 @@ def measure_reads(log: DecisionLog, rows: int, planned: PlannedCounter, reads: i
         facts = facts_of(-1 if number % 2 else number + 1, keys)
         at = NOW_US if number % 2 else NOW_US - random.Random(number).randrange(HOUR_US)
         started = time.perf_counter_ns()
-        log.read_counters(reader, MERCHANT, facts, at, amount)
+        log.recorded.read_counters(reader, MERCHANT, facts, at, amount)
         taken.append((time.perf_counter_ns() - started) / 1000)
     return taken
 

@@ -89,7 +89,7 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         found = parse_screening_id(screening_id)
         if found is None:
             return _problem(unknown)
-        amount = screener.log.amount_of(found)
+        amount = screener.log.recorded.amount_of(found)
         archived: Mapping[str, Any] | Problem | None = None
         if amount is None:
             archived = await _archived(screener.log, found, request)
@@ -123,8 +123,8 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         found = parse_screening_id(screening_id)
         if found is None:
             return _problem(unknown)
-        if screener.log.amount_of(found) is not None:
-            rows = screener.log.outcomes(found)
+        if screener.log.recorded.amount_of(found) is not None:
+            rows = screener.log.recorded.outcomes(found)
         else:
             archived = await _archived(screener.log, found, request)
             if isinstance(archived, Problem):

@@ -18,10 +18,9 @@ from ..archive_search import newest_archived_id, search_archive
 from ..audit import AuditLog
 from ..cards import FINGERPRINT, Pan
 from ..config import Config
-from ..decision_log import RecordedScreening
 from ..diagnostics import ConfigurationError, InvalidTransaction
 from ..list_entries import read_time
-from ..log_search import LogSearch, Search, found_object
+from ..log_search import LogSearch, RecordedScreening, Search, found_object
 from ..retention import purge
 from ..search_index import SearchIndex
 from ..store import parse_screening_id

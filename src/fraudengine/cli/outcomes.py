@@ -76,7 +76,7 @@ def _find(log: DecisionLog, line: Line) -> tuple[int, Paid] | None:
     """The screening of a line: by its id, else the last one of its transaction."""
     if line.screening_id:
         screening_id = parse_screening_id(line.screening_id)
-        amount = log.amount_of(screening_id) if screening_id is not None else None
+        amount = log.recorded.amount_of(screening_id) if screening_id is not None else None
         return (screening_id, Paid(*amount)) if screening_id is not None and amount is not None else None
     rows = log.find_transaction(line.merchant, line.transaction_id)
     return (rows[-1].id, Paid(rows[-1].currency, rows[-1].minor)) if rows else None
