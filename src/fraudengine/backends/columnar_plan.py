@@ -9,8 +9,8 @@ and the decisions. Without counters there is only one query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import or_
 from typing import Any as AnyType
@@ -21,11 +21,11 @@ import pyarrow as pa
 
 from ..facts import FactName, FactType
 from ..rules.ast import InList, ListName, Literal, MoneyFigures, Rule, facts_read
-from ..rules.counters import Among, Counter, CounterScope, Measure
-from ..velocity import PlannedCounter
-from .columnar import CURRENCY_SUFFIX, Columns, Dialect, Expr, table_named
+from ..rules.counters import Counter
+from .columnar import CURRENCY_SUFFIX, Columns, Expr, table_named
 from .columnar_codes import CODED, Codes
-from .columnar_counts import NEEDED, Calls, add_counts, can_count, key_of
+from .columnar_counters import ShapeCounters
+from .columnar_counts import NEEDED
 from .columnar_decision import (
     DecisionRules,
     add_decisions,
@@ -34,7 +34,8 @@ from .columnar_decision import (
     name_conditions,
     read_named,
 )
-from .columnar_enrich import FactsWanted, LookupTables, add_facts, zone_offsets
+from .columnar_enrich import FactsWanted, add_facts, zone_offsets
+from .columnar_history import KEPT, ReplayedHistory, with_answers
 from .columnar_lists import (
     INLINE_VALUES,
     JoinedList,
@@ -44,12 +45,9 @@ from .columnar_lists import (
     join_membership,
     tabulate,
 )
-from .columnar_velocity import add_counters, network_key
 
 CHAMPION: Final = "champion"
 CANDIDATE: Final = "candidate"
-OF_ANSWERS: Final = frozenset({Among.ACCEPTED, Among.CHALLENGED, Among.REFUSED})
-KEPT: Final = ("seq", "merchant", "transaction_id", "at_us", "currency", "minor", "label", "recorded_outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,43 +96,11 @@ class ShapePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class HistorySpan:
-    """The instants between which the history lies, and those between which decisions are asked for."""
-
-    first_us: int
-    last_us: int
-    since_us: int | None = None
-    until_us: int | None = None
-
-
 class Planner:
-    """Makes the plans of one replay; `as_of_us` None judges each transaction by the lists of its own time.
+    """Makes the plans of one replay; `as_of_us` None judges each transaction by the lists of its own time."""
 
-    `currencies` are by merchant's number those of its transactions, each as its place in `codes`.
-    """
-
-    def __init__(
-        self,
-        history: Expr,
-        lookups: LookupTables,
-        span: HistorySpan,
-        as_of_us: int | None,
-        reports: Expr | None,
-        dialect: Dialect,
-        merchant_numbers: Mapping[str, int],
-        codes: Codes,
-        currencies: Mapping[int, frozenset[int]],
-    ) -> None:
-        self.history = history
-        self.history_columns = frozenset(history.columns)
-        self.dialect = dialect
-        self.merchant_numbers = merchant_numbers
-        self.codes = codes
-        self.currencies = currencies
-        self.lookups = lookups
-        self.span = span
-        self.as_of_us = as_of_us
-        self.reports = reports
+    history: ReplayedHistory
+    as_of_us: int | None
 
     def plan(
         self,
@@ -162,41 +128,39 @@ class _Shape:
         sides: Sequence[SidePlan],
         held: Sequence[InList] | None,
     ) -> None:
-        self.planner, self.number, self.members, self.sides, self.held = planner, number, members, sides, held
+        self.history, self.as_of_us = planner.history, planner.as_of_us
+        self.number, self.members, self.sides, self.held = number, members, sides, held
         self.tables: dict[str, pa.Table] = {}
         self.stored: dict[str, Expr] = {}
-        self.counters = name_counters(number, [side.counters for side in sides])
+        counters = [side.counters for side in sides]
+        self.counters = ShapeCounters(number, counters, self.history, self._store, self.tables)
 
     @property
     def _whole_sides(self) -> list[SidePlan]:
         """The sides that have columns of their own."""
         return [side for side in self.sides if not side.made_from]
 
-    def counter_columns(self, side: SidePlan) -> dict[FactName, str]:
-        return {counter.name: self.counters[replace(counter, name="")] for counter in side.counters}
+    def _counter_columns(self, side: SidePlan) -> dict[FactName, str]:
+        return self.counters.columns_of(side.counters)
 
     # ---- the steps --------------------------------------------------------------------------------
 
     def plan(self, slices: Sequence[Sequence[int]]) -> ShapePlan:
         facts = self._facts()
-        if not self.counters:
+        if not self.counters.names:
             whole = Slice({}, self._decided(self._with_words(facts, lambda rule, side: True)))
             return ShapePlan(self.number, self.tables, {}, [whole], ())
-        counter_facts = {side.name: frozenset(self.counter_columns(side)) for side in self.sides}
+        counter_facts = {side.name: frozenset(self._counter_columns(side)) for side in self.sides}
         early = self._with_words(facts, lambda rule, side: not _reads(rule) & counter_facts[side.name], "early_")
         carried = self._carried(counter_facts)
         named = [name for name in early.columns if name in carried or name.startswith("early_")]
-        keys = self._keys(early, self._own) if self._is_fast(early) else {}
-        staged = self._store(f"staged_{self.number}", early.select(*named, **keys))
-        if self._of_all:
-            everybody = self._count_among_all()
-            joined = staged.left_join(everybody, staged["seq"] == everybody["counted_seq"])
-            staged = self._store(f"staged_with_all_{self.number}", joined.drop("counted_seq"))
+        staged = self._store(f"staged_{self.number}", early.select(*named, **self.counters.own_keys(early)))
+        staged = self.counters.add_those_of_all(staged)
         whole_stored, made = dict(self.stored), []
         for numbers in slices:
             self.stored = dict(whole_stored)
             part = staged if len(slices) == 1 else staged.filter(staged["merchant_no"].isin(list(numbers)))
-            counted = self._in_time(self._add_counters(part, self._own, numbers, f"counts_{self.number}"))
+            counted = self.history.span.cut(self.counters.add_own(part, numbers))
             late = self._with_words(counted, lambda rule, side: bool(_reads(rule) & counter_facts[side.name]))
             words = {
                 name.removeprefix("early_"): late[name.removeprefix("early_")] + late[name]
@@ -206,49 +170,7 @@ class _Shape:
             decided = self._decided(late.mutate(**words))
             stored = {name: query for name, query in self.stored.items() if name not in whole_stored}
             made.append(Slice(stored, decided))
-        return ShapePlan(self.number, self.tables, whole_stored, made, tuple(self.counters.values()))
-
-    @property
-    def _own(self) -> list[Counter]:
-        """Counters among each merchant's own screenings."""
-        return [counter for counter in self.counters if counter.scope is CounterScope.MERCHANT]
-
-    @property
-    def _of_all(self) -> list[Counter]:
-        """Counters among everybody's screenings."""
-        return [counter for counter in self.counters if counter.scope is CounterScope.ALL]
-
-    def _count_among_all(self) -> Expr:
-        """`counted_seq` and the counters that look at all merchants, those without rules too."""
-        numbers = self.planner.merchant_numbers
-        table = pa.table({"member": list(numbers), "merchant_no": pa.array(numbers.values(), pa.int32())})
-        self.tables[f"everybody_{self.number}"] = table
-        everybody = table_named(f"everybody_{self.number}", table.schema)
-        history = self.planner.history
-        joined = history.inner_join(everybody, history["merchant"] == everybody["member"]).drop("member")
-        names = {fact for counter in self._of_all for fact in (*counter.per, counter.distinct) if fact is not None}
-        facts = self._with_network(
-            add_facts(
-                joined,
-                FactsWanted(frozenset(names - {"ip_network"}) | {"ip_address"}, "UTC", {}),
-                self.planner.lookups,
-                [(0, 0)],
-                [*KEPT, *NEEDED, "merchant_no"],
-            )
-        )
-        facts = self.planner.codes.add(_with_answers(facts))
-        needed = {*KEPT, *NEEDED, *CODED, "merchant_no", "three_ds", *names}
-        keys = self._keys(facts, self._of_all) if self._is_fast(facts) else {}
-        stored = self._store(
-            f"staged_all_{self.number}",
-            facts.select(*(name for name in facts.columns if name in needed), **keys),
-        )
-        counted = self._add_counters(stored, self._of_all, numbers.values(), f"counts_all_{self.number}")
-        made = [self.counters[counter] for counter in self._of_all if self.counters[counter] in counted.columns]
-        sums = [name + CURRENCY_SUFFIX for name in made if name + CURRENCY_SUFFIX in counted.columns]
-        return self._store(
-            f"counted_all_{self.number}", counted.select("seq", *made, *sums).rename(counted_seq="seq")
-        )
+        return ShapePlan(self.number, self.tables, whole_stored, made, tuple(self.counters.names.values()))
 
     def _store(self, name: str, query: Expr | None) -> Expr:
         """Has the query stored; without one, the table that was stored under that name."""
@@ -256,46 +178,9 @@ class _Shape:
             self.stored[name] = query
         return table_named(name, self.stored[name].schema().to_pyarrow())
 
-    def _is_fast(self, table: Expr) -> bool:
-        return set(NEEDED) <= set(table.columns) and any(can_count(counter) for counter in self.counters)
-
-    def _keys(self, facts: Expr, counters: Sequence[Counter]) -> dict[str, Expr]:
-        """What `columnar_counts` counts by; hashes where the engine has good ones, so that little is sorted."""
-        per = sorted({fact for counter in counters if can_count(counter) for fact in counter.per})
-        keys = {key_of(fact): self._key(facts[fact]) for fact in per if fact in facts.columns}
-        return keys | {"transaction_key": self._key(facts["transaction_id"])}
-
-    def _key(self, value: Expr) -> Expr:
-        if self.planner.dialect is not Dialect.DUCKDB:
-            return value
-        if not value.type().is_string():
-            return ibis.ifelse(value.isnull(), ibis.null("int64"), value.hash())
-        # 63 bits of the hash: Ibis 12 makes a signed number of all 64 through a text of ones and zeros. It takes
-        # what it shifts for signed, and would leave out the second cast without the first.
-        number = (_hash(value) >> 1).cast("uint64").cast("int64")
-        return ibis.ifelse(value.isnull(), ibis.null("int64"), number)
-
-    def _keyed_reports(self, prefix: str) -> Expr | None:
-        reports = self.planner.reports
-        if reports is None:
-            return None
-        source = f"everybody_{self.number}" if prefix.startswith("counts_all") else f"members_{self.number}"
-        members = table_named(source, self.tables[source].schema)
-        joined = reports.inner_join(members, reports["merchant"] == members["member"])
-        key = self._key(joined["transaction_id"])
-        return joined.select("sequence", "merchant_no", "kind", transaction_key=key)
-
     def _carried(self, counter_facts: Mapping[str, frozenset[FactName]]) -> set[str]:
         """Columns that the second step still needs."""
-        needed = {"seq", "at_us", "minor", "merchant_no", *NEEDED, *CODED}
-        fast = set(NEEDED) <= self.planner.history_columns
-        slow = [counter for counter in self._own if not (fast and can_count(counter))]
-        needed |= {fact for counter in slow for fact in (*counter.per, counter.distinct or "")}
-        if slow:
-            needed |= {"merchant", "transaction_id", "currency", "recorded_outcome", "three_ds"}
-        asked = {counter.among for counter in self._own}
-        needed |= {"three_ds"} if Among.FAILED_3DS in asked else set()
-        needed |= {"recorded_outcome"} if asked & OF_ANSWERS else set()
+        needed = {*self.counters.needed(), *CODED}
         needed |= {f"held_{number}" for number in range(len(self.held or ()))}
         for side in self.sides:
             for rule in side.rules.rules:
@@ -312,22 +197,20 @@ class _Shape:
         """Facts of both sides, the merchants' own figures, and membership of the lists that are joined."""
         history = self._of_members()
         names = frozenset(
-            fact for side in self.sides for fact in side.reads if fact not in self.counter_columns(side)
+            fact for side in self.sides for fact in side.reads if fact not in self._counter_columns(side)
         )
-        names |= {
-            fact for counter in self.counters for fact in (*counter.per, counter.distinct) if fact is not None
-        }
+        names |= self.counters.facts
         if "ip_network" in names:
             names = (names - {"ip_network"}) | {"ip_address"}
         main = self.sides[-1]
-        kept = [*KEPT, *(NEEDED if self.counters else ()), "merchant_no", *self._parameter_names]
-        offsets = partial(zone_offsets, first_us=self.planner.span.first_us, last_us=self.planner.span.last_us)
+        kept = [*KEPT, *(NEEDED if self.counters.names else ()), "merchant_no", *self._parameter_names]
+        offsets = partial(zone_offsets, first_us=self.history.span.first_us, last_us=self.history.span.last_us)
         wanted = FactsWanted(names, main.timezone, main.metadata)
-        lookups = self.planner.lookups
+        lookups = self.history.lookups
         facts = add_facts(history, wanted, lookups, offsets(main.timezone), kept, self._local(offsets))
-        facts = self.planner.codes.add(self._with_network(_with_answers(facts)))
-        if not self.counters:
-            facts = self._in_time(facts)
+        facts = self.history.codes.add(self.counters.with_network(with_answers(facts)))
+        if not self.counters.names:
+            facts = self.history.span.cut(facts)
         return self._with_held(self._join_lists(facts))
 
     def _with_held(self, facts: Expr) -> Expr:
@@ -345,11 +228,6 @@ class _Shape:
                 values[f"held_{number}"] = nothing
         return facts.mutate(**values)
 
-    def _with_network(self, facts: Expr) -> Expr:
-        if any("ip_network" in counter.per for counter in self.counters) and "ip_key" in facts.columns:
-            return facts.mutate(ip_network=network_key(facts))
-        return facts
-
     def _local(self, offsets: Callable[[str], list[tuple[int, int]]]) -> dict[str, list[tuple[int, int]]]:
         """Suffix and offsets of the champion's local time where its rule set has another timezone."""
         champion, candidate = self.sides[0], self.sides[-1]
@@ -362,14 +240,6 @@ class _Shape:
         if fact in ("hour", "weekday") and side.timezone != main.timezone:
             return f"{fact}__{side.name}"
         return fact
-
-    def _in_time(self, table: Expr) -> Expr:
-        span = self.planner.span
-        if span.since_us is not None:
-            table = table.filter(table["at_us"] >= span.since_us)
-        if span.until_us is not None:
-            table = table.filter(table["at_us"] < span.until_us)
-        return table
 
     def _of_members(self) -> Expr:
         """The history of the shape's merchants, with their numbers and the figures that differ between them."""
@@ -388,13 +258,13 @@ class _Shape:
                     self._parameter_names.append(name)
         table = self.tables[f"members_{self.number}"] = pa.table(rows)
         members = table_named(f"members_{self.number}", table.schema)
-        history = self.planner.history
+        history = self.history.table
         return history.inner_join(members, history["merchant"] == members["member"]).drop("member")
 
     def _join_lists(self, facts: Expr) -> Expr:
         """Membership of lists that are too many or too large to stand in the query."""
         self._joined: dict[str, tuple[str, InList]] = {}
-        as_of = None if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
+        as_of = None if self.as_of_us is None else ibis.literal(self.as_of_us, "int64")
         for side in self._whole_sides:
             for test in _list_tests(side):
                 name = _membership_name(side, test)
@@ -437,11 +307,11 @@ class _Shape:
         return table.drop(*conditions) if conditions else table
 
     def _awake(self, table: Expr, spans: Spans) -> Expr:
-        at = table["at_us"] if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
+        at = table["at_us"] if self.as_of_us is None else ibis.literal(self.as_of_us, "int64")
         return reduce(or_, (((at >= start) & (at < end)) for start, end in spans), ibis.literal(False))
 
     def _columns(self, table: Expr, side: SidePlan) -> Columns:
-        at = table["at_us"] if self.planner.as_of_us is None else ibis.literal(self.planner.as_of_us, "int64")
+        at = table["at_us"] if self.as_of_us is None else ibis.literal(self.as_of_us, "int64")
 
         def in_list(test: InList, value: Expr) -> Expr:
             if (test.list_name, test.fact) in side.without:
@@ -455,44 +325,9 @@ class _Shape:
         parameters: dict[str, Callable[[Expr | None], Expr]] = {}
         for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
             name = f"{side.columns_of}_p{place}"
-            parameters[f"p{place}"] = partial(_operand, table, name, values, constant, self.planner.codes)
-        aliases = {fact: self._alias(side, fact) for fact in side.reads} | self.counter_columns(side)
+            parameters[f"p{place}"] = partial(_operand, table, name, values, constant, self.history.codes)
+        aliases = {fact: self._alias(side, fact) for fact in side.reads} | self._counter_columns(side)
         return Columns(table, in_list, parameters, aliases)
-
-    def _add_counters(
-        self, stored: Expr, counters: Sequence[Counter], merchants: Iterable[int], prefix: str
-    ) -> Expr:
-        planned = [
-            PlannedCounter(replace(counter, name=self.counters[counter]), None, None)  # type: ignore[arg-type]
-            for counter in counters
-            if self._has_all(stored, counter) and self._has_answers(counter)
-        ]
-        sequenced = stored.mutate(sequence=stored["seq"] * 2)
-        if "recorded_outcome" in stored.columns:
-            sequenced = sequenced.rename(outcome="recorded_outcome")
-        if "transaction_key" in stored.columns:
-            fast = {one.counter: one.counter.name for one in planned if can_count(one.counter)}
-            planned = [one for one in planned if one.counter not in fast]
-            held = frozenset().union(*(self.planner.currencies[number] for number in merchants))
-            reports, currencies = self._keyed_reports(prefix), tuple(sorted(held))
-            calls = Calls(sequenced, reports, self._store, prefix, "currency_no", currencies)
-            sequenced = add_counts(calls, fast) if fast else sequenced
-        counted = add_counters(sequenced, planned, self.planner.reports)
-        currency = self.planner.codes.currency_of(counted["currency_no"])
-        sums = [name for counter, name in self.counters.items() if counter.measure is Measure.SUM]
-        named = {name + CURRENCY_SUFFIX: currency for name in sums if name in counted.columns}
-        return counted.mutate(**{"currency": currency, "amount" + CURRENCY_SUFFIX: currency, **named})
-
-    def _has_all(self, stored: Expr, counter: Counter) -> bool:
-        """Whether the history has what the counter counts by; else it is unknown everywhere."""
-        held = set(stored.columns)
-        if "transaction_key" in held and can_count(counter):
-            return {key_of(fact) for fact in counter.per} <= held
-        return {*counter.per, *([counter.distinct] if counter.distinct is not None else [])} <= held
-
-    def _has_answers(self, counter: Counter) -> bool:
-        """Whether the history says what was answered, where the counter asks."""
-        return counter.among not in OF_ANSWERS or "recorded_outcome" in self.planner.history.columns
 
     # ---- decisions --------------------------------------------------------------------------------
 
@@ -519,32 +354,9 @@ class _Shape:
             }
         if self.held is not None:
             names += ["settling", *(f"held_{number}" for number in range(len(self.held)))]
-        names += [name for name in self.counters.values() if name in matched.columns]
+        names += [name for name in self.counters.names.values() if name in matched.columns]
         columns |= {name: matched[name] for name in names}
         return matched.select(**columns)
-
-
-def name_counters(number: int, sides: Sequence[Sequence[Counter]]) -> dict[Counter, str]:
-    """A column for each counter that some side of a shape reads; one of equal meaning is computed once.
-
-    The keys are counters without their names.
-    """
-    found: dict[Counter, str] = {}
-    for counters in sides:
-        for counter in counters:
-            found.setdefault(replace(counter, name=""), f"counter_{number}_{len(found)}_{counter.name}")
-    return found
-
-
-@ibis.udf.scalar.builtin(name="hash")  # type: ignore[untyped-decorator]
-def _hash(text: str) -> ibis.dtype("uint64"):  # type: ignore[valid-type]
-    """DuckDB's hash of a text; of NULL it is a number too."""
-
-
-def _with_answers(facts: Expr) -> Expr:
-    """With the columns `label` and `recorded_outcome`, NULL where the history has none."""
-    absent = {name: ibis.null("string") for name in ("label", "recorded_outcome") if name not in facts.columns}
-    return facts.mutate(**absent) if absent else facts
 
 
 def _reads(rule: Rule) -> frozenset[FactName]:

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from ..backends.columnar import Expr, table_named
 from ..backends.columnar_codes import Codes
 from ..backends.columnar_enrich import LookupTables, address_countries, bin_infos, map_source
-from ..backends.columnar_plan import CANDIDATE, CHAMPION, HistorySpan, Planner, SidePlan
+from ..backends.columnar_history import HistorySpan, ReplayedHistory
+from ..backends.columnar_plan import CANDIDATE, CHAMPION, Planner, SidePlan
 from ..config import Config, read_configuration
 from ..countries import read_country
 from ..diagnostics import FraudengineError, UnknownMerchant, suggest
@@ -378,21 +379,15 @@ class _Run:
         last = max((entry[2] for entry in self._counts.values()), default=0)
         span = HistorySpan(first, last, self.options.since_us, self.options.until_us)
         lookups = LookupTables(found.get("ip_countries"), found.get("bin_infos"), maps)
+        currencies = {
+            self._numbers[merchant]: frozenset(map(self._codes.currencies.index, held))
+            for merchant, held in self._currencies.items()
+        }
         reports = self._reports(engine, history)
-        return Planner(
-            history,
-            lookups,
-            span,
-            self._as_of_us(),
-            reports,
-            engine.dialect,
-            self._numbers,
-            self._codes,
-            {
-                self._numbers[merchant]: frozenset(map(self._codes.currencies.index, held))
-                for merchant, held in self._currencies.items()
-            },
+        replayed = ReplayedHistory(
+            history, lookups, span, reports, engine.dialect, self._numbers, self._codes, currencies
         )
+        return Planner(replayed, self._as_of_us())
 
     def _looked_up(
         self, engine: Engine, name: str, look_up: Callable[[Expr, Expr], Expr], history: Expr, ranges: Path

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from ..backends import reference
-from ..backends.columnar_plan import name_counters
+from ..backends.columnar_counters import name_counters
 from ..decision import Decision, decide
 from ..enrich import Enricher
 from ..explain import explain_match
