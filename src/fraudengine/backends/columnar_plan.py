@@ -10,7 +10,7 @@ and the decisions. Without counters there is only one query.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
 from typing import Any as AnyType
@@ -19,61 +19,20 @@ from typing import Final
 import ibis
 import pyarrow as pa
 
-from ..facts import FactName, FactType
-from ..rules.ast import InList, ListName, Literal, MoneyFigures, Rule, facts_read
-from ..rules.counters import Counter
+from ..facts import FactName
+from ..rules.ast import InList, Rule, facts_read
 from .columnar import CURRENCY_SUFFIX, Columns, Expr, table_named
-from .columnar_codes import CODED, Codes
+from .columnar_codes import CODED
 from .columnar_counters import ShapeCounters
 from .columnar_counts import NEEDED
-from .columnar_decision import (
-    DecisionRules,
-    add_decisions,
-    decision_names,
-    match_words,
-    name_conditions,
-    read_named,
-)
+from .columnar_decision import add_decisions, decision_names, match_words, name_conditions, read_named
 from .columnar_enrich import FactsWanted, add_facts, zone_offsets
 from .columnar_history import KEPT, ReplayedHistory, with_answers
-from .columnar_lists import (
-    INLINE_VALUES,
-    JoinedList,
-    ListKeys,
-    Spans,
-    inline_membership,
-    join_membership,
-    tabulate,
-)
+from .columnar_lists import Spans, inline_membership, join_membership
+from .columnar_sides import SidePlan, operand_of
 
 CHAMPION: Final = "champion"
 CANDIDATE: Final = "candidate"
-
-
-@dataclass(frozen=True, slots=True)
-class SidePlan:
-    """One side of the merchants of a shape. `operands` and `lists` are by merchant.
-
-    A side may be another one with holes: the lists of `without` hold none of the fact beside them. It has a name
-    of its own, and shares the columns of the side that it is `made_from`.
-    """
-
-    name: str
-    rules: DecisionRules
-    timezone: str
-    metadata: Mapping[str, FactType]
-    counters: tuple[Counter, ...]
-    reads: frozenset[FactName]
-    operands: Mapping[str, Sequence[Literal | MoneyFigures]]
-    lists: Mapping[str, Mapping[ListName, ListKeys]]
-    guards: Mapping[str, Spans] = field(default_factory=dict)
-    made_from: str = ""
-    without: frozenset[tuple[ListName, FactName]] = frozenset()
-
-    @property
-    def columns_of(self) -> str:
-        """The side whose figures and memberships it reads."""
-        return self.made_from or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +208,7 @@ class _Shape:
         }
         self._parameter_names: list[str] = []
         for side in self._whole_sides:
-            for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
+            for place, (values, constant) in enumerate(side.operand_columns([name for name, _ in self.members])):
                 if constant:
                     continue
                 for suffix, column in values.items():
@@ -266,11 +225,11 @@ class _Shape:
         self._joined: dict[str, tuple[str, InList]] = {}
         as_of = None if self.as_of_us is None else ibis.literal(self.as_of_us, "int64")
         for side in self._whole_sides:
-            for test in _list_tests(side):
-                name = _membership_name(side, test)
-                if name in self._joined or self._is_inline(side, test.list_name) or not _has(facts, test.fact):
+            for test in side.list_tests():
+                name = side.membership_name(test)
+                if name in self._joined or side.is_inline(test.list_name) or not _has(facts, test.fact):
                     continue
-                listed = self._tabulate(side, test.list_name)
+                listed = side.tabulated(test.list_name)
                 source = f"list_{self.number}_{side.name}_{test.list_name}"
                 self.tables[source] = listed.table
                 entries = table_named(source, listed.table.schema)
@@ -278,17 +237,6 @@ class _Shape:
                 facts = join_membership(facts, entries, listed, value, as_of, name)
                 self._joined[name] = (source, test)
         return facts
-
-    def _tabulate(self, side: SidePlan, name: ListName) -> JoinedList:
-        held = {merchant: lists[name] for merchant, lists in side.lists.items()}
-        return tabulate(next(iter(held.values())).kind, held)
-
-    def _is_inline(self, side: SidePlan, name: ListName) -> bool:
-        held = [lists[name] for lists in side.lists.values()]
-        if not any(keys.spans for keys in held):
-            return True
-        same = all(keys.spans == held[0].spans for keys in held[1:])
-        return same and len(held[0].spans) <= INLINE_VALUES
 
     def _with_words(self, table: Expr, is_wanted: Callable[[Rule, SidePlan], bool], prefix: str = "") -> Expr:
         """The table with the match words of both sides, which hold the bits of the wanted rules."""
@@ -316,16 +264,16 @@ class _Shape:
         def in_list(test: InList, value: Expr) -> Expr:
             if (test.list_name, test.fact) in side.without:
                 return ibis.literal(False)
-            name = _membership_name(side, test)
+            name = side.membership_name(test)
             if name in self._joined:
                 return table[name]
-            keys = next(iter(side.lists.values()))[test.list_name]
+            keys = side.inline_keys(test.list_name)
             return inline_membership(keys, table["ip_key"] if test.fact == "ip_address" else value, at)
 
         parameters: dict[str, Callable[[Expr | None], Expr]] = {}
-        for place, (values, constant) in enumerate(_operand_columns(side, [name for name, _ in self.members])):
+        for place, (values, constant) in enumerate(side.operand_columns([name for name, _ in self.members])):
             name = f"{side.columns_of}_p{place}"
-            parameters[f"p{place}"] = partial(_operand, table, name, values, constant, self.history.codes)
+            parameters[f"p{place}"] = partial(operand_of, table, name, values, constant, self.history.codes)
         aliases = {fact: self._alias(side, fact) for fact in side.reads} | self._counter_columns(side)
         return Columns(table, in_list, parameters, aliases)
 
@@ -365,58 +313,3 @@ def _reads(rule: Rule) -> frozenset[FactName]:
 
 def _has(table: Expr, fact: FactName) -> bool:
     return ("ip_key" if fact == "ip_address" else fact) in table.columns
-
-
-def _list_tests(side: SidePlan) -> list[InList]:
-    from ..rules.ast import walk
-
-    found: dict[tuple[ListName, FactName], InList] = {}
-    for rule in side.rules.rules:
-        for condition in (rule.when, rule.unless):
-            if condition is not None:
-                for part in walk(condition):
-                    if isinstance(part, InList):
-                        found.setdefault((part.list_name, part.fact), part)
-    return list(found.values())
-
-
-def _membership_name(side: SidePlan, test: InList) -> str:
-    return f"in_{side.columns_of}_{test.list_name}_{test.fact.replace('.', '_')}"
-
-
-# ---- operands -------------------------------------------------------------------------------------
-
-
-def _operand_columns(side: SidePlan, merchants: Sequence[str]) -> list[tuple[dict[str, pa.Array], bool]]:
-    """For each operand its column, or one for each currency, and whether all merchants have the same value."""
-    first = side.operands[merchants[0]]
-    found = []
-    for place, operand in enumerate(first):
-        values = [side.operands[merchant][place] for merchant in merchants]
-        constant = all(value == operand for value in values)
-        if isinstance(operand, MoneyFigures):
-            figures = [dict(value.figures) for value in values if isinstance(value, MoneyFigures)]
-            codes = sorted({code for figure in figures for code in figure})
-            columns = {f"_{code}": pa.array([held.get(code) for held in figures], pa.int64()) for code in codes}
-        else:
-            columns = {"": pa.array([value.value for value in values if isinstance(value, Literal)])}
-        found.append((columns, constant))
-    return found
-
-
-def _operand(
-    table: Expr, name: str, values: Mapping[str, pa.Array], constant: bool, codes: Codes, currency: Expr | None
-) -> Expr:
-    """The operand in each row. Money is in the row's currency, whose number compares faster than its text."""
-
-    def of(suffix: str, column: pa.Array) -> Expr:
-        return ibis.literal(column[0].as_py()) if constant else table[f"{name}{suffix}"]
-
-    if currency is None:
-        return of("", values[""])
-    branches = [
-        (table["currency_no"] == codes.currencies.index(suffix[1:]), of(suffix, column))
-        for suffix, column in values.items()
-        if suffix[1:] in codes.currencies and (not constant or column[0].as_py() is not None)
-    ]
-    return ibis.cases(*branches, else_=ibis.null("int64")) if branches else ibis.null("int64")

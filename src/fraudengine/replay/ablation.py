@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from ..backends.columnar import WORD_BITS
 from ..backends.columnar_codes import Codes
 from ..backends.columnar_lists import ALWAYS, dated, lists_read, network_prefixes
-from ..backends.columnar_plan import CANDIDATE, Planner, ShapePlan, SidePlan
+from ..backends.columnar_plan import CANDIDATE, Planner, ShapePlan
+from ..backends.columnar_sides import SidePlan
 from ..facts import FactName, ListKind
 from ..rules.ast import InList, ListName, Mode
 from .engines import Engine

@@ -29,7 +29,8 @@ from ..backends.columnar import Expr, table_named
 from ..backends.columnar_codes import Codes
 from ..backends.columnar_enrich import LookupTables, address_countries, bin_infos, map_source
 from ..backends.columnar_history import HistorySpan, ReplayedHistory
-from ..backends.columnar_plan import CANDIDATE, CHAMPION, Planner, SidePlan
+from ..backends.columnar_plan import CANDIDATE, CHAMPION, Planner
+from ..backends.columnar_sides import SidePlan
 from ..config import Config, read_configuration
 from ..countries import read_country
 from ..diagnostics import FraudengineError, UnknownMerchant, suggest
