@@ -14,10 +14,11 @@ import pytest
 
 from fraudengine.api.problems import problem_for
 from fraudengine.batch_writer import Settled
+from fraudengine.calls import MOST_ATTEMPTS
 from fraudengine.decision_log import APPENDED, AlreadyRecorded, DecisionLog, ScreeningRecord, Written
 from fraudengine.diagnostics import Overtaken, StoreUnavailable
 from fraudengine.request import transaction_from_object
-from fraudengine.service import MOST_ATTEMPTS, Screener
+from fraudengine.service import Screener
 
 from .log_worker import count_recorded, make_record
 from .running import TRANSACTION

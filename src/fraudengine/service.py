@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
 import orjson
 
 from .audit import AuditLog
 from .batch_writer import Settled
+from .calls import MOST_ATTEMPTS, OVERTAKEN_TOO_OFTEN, Again, Asked, UnderWay, answer_in, tell_or_begin_again
 from .card_keys import KeyWatch
 from .cards import CardKey
 from .counting import Counting
@@ -72,87 +73,6 @@ UPKEEP_SECONDS: Final = 2.0
 PERSIST_SECONDS: Final = 1.0
 LOOKS_PER_INTERVAL: Final = 5
 MAX_WRITERS: Final = 8_192  # merchants whose pieces of answers are kept
-
-
-Tell: TypeAlias = Callable[[bytes | Exception], None]
-"""Takes the answer of a screening, or why there is none."""
-
-
-class Asked(Protocol):
-    """One call: its transaction, the digest that a retry has again, when it came, and who is told."""
-
-    @property
-    def transaction(self) -> Transaction: ...
-
-    @property
-    def digest(self) -> bytes: ...
-
-    @property
-    def received_ns(self) -> int: ...
-
-    def tell(self, outcome: bytes | Exception, /) -> None: ...
-
-
-MOST_ATTEMPTS: Final = 100
-"""How often a call is decided again because others of its transaction came first, before it gets 503."""
-_OVERTAKEN_TOO_OFTEN: Final = "other calls of the same transaction are recorded all the time: send it again later"
-
-
-class _Again:
-    """A call that is decided again, because another process recorded one of its transaction first."""
-
-    __slots__ = ("attempts", "digest", "received_ns", "tell", "transaction")
-
-    def __init__(self, asked: Asked) -> None:
-        self.transaction, self.digest, self.received_ns = asked.transaction, asked.digest, asked.received_ns
-        self.tell: Tell = asked.tell
-        self.attempts: int = getattr(asked, "attempts", 1) + 1
-
-
-class _UnderWay:
-    """A screening whose record is on its way to the disk."""
-
-    __slots__ = ("asked", "begin", "decided_ns", "given", "metrics", "read_ns", "record")
-
-    def __init__(
-        self,
-        metrics: Metrics,
-        record: ScreeningRecord,
-        given: bytes,
-        read_ns: int,
-        decided_ns: int,
-        asked: Asked,
-        begin: Callable[[Sequence[Asked]], None],
-    ) -> None:
-        self.metrics, self.record, self.given, self.asked, self.begin = metrics, record, given, asked, begin
-        self.read_ns, self.decided_ns = read_ns, decided_ns
-
-    def settled(self, outcome: Settled) -> None:
-        """Tells the answer once the commit returned, in the loop's thread."""
-        if isinstance(outcome, Exception):
-            _tell_or_begin_again(self.asked, outcome, self.begin)
-            return
-        record = self.record
-        self.metrics.count_screening(
-            record.merchant,
-            record.outcome,
-            record.code,
-            (self.read_ns - self.asked.received_ns) / 1e9,
-            (self.decided_ns - self.read_ns) / 1e9,
-            (time.perf_counter_ns() - self.decided_ns) / 1e9,
-        )
-        self.asked.tell(_answer_in(outcome.document) if isinstance(outcome, AlreadyRecorded) else self.given)
-
-
-def _tell_or_begin_again(asked: Asked, error: Exception, begin: Callable[[Sequence[Asked]], None]) -> None:
-    if not isinstance(error, Overtaken):
-        asked.tell(error)
-        return
-    again = _Again(asked)
-    if again.attempts > MOST_ATTEMPTS:
-        asked.tell(StoreUnavailable(_OVERTAKEN_TOO_OFTEN))
-    else:
-        begin((again,))
 
 
 class Screener:
@@ -257,12 +177,12 @@ class Screener:
                 if rows[0].pending is None:
                     raise
                 # What it conflicts with is not recorded yet, and may be overtaken itself.
-                again = _Again(asked)
+                again = Again(asked)
                 rows[0].pending.then(asyncio.get_running_loop(), lambda _: self.begin((again,)))
                 return
         given, record = self._decide(transaction, request_digest, received_ns, rows)
         decided_ns = time.perf_counter_ns()
-        under_way = _UnderWay(self._metrics, record, given, read_ns, decided_ns, asked, self.begin)
+        under_way = UnderWay(self._metrics, record, given, read_ns, decided_ns, asked, self.begin)
         self.log.append_then(record, under_way.settled)
 
     def screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
@@ -270,7 +190,7 @@ class Screener:
         for _ in range(MOST_ATTEMPTS):
             with suppress(Overtaken):
                 return self._screen_and_wait(transaction, request_digest, received_ns)
-        raise StoreUnavailable(_OVERTAKEN_TOO_OFTEN)
+        raise StoreUnavailable(OVERTAKEN_TOO_OFTEN)
 
     def _screen_and_wait(self, transaction: Transaction, request_digest: bytes, received_ns: int) -> bytes:
         self.counting.begin_round()
@@ -279,8 +199,8 @@ class Screener:
         if same is not None:
             if same.pending is not None:  # of another thread
                 own = same.pending.record.document
-                return self._settled(same.pending.wait_in_thread(), _answer_in(own))
-            return _answer_in(self.log.recorded.get(same.id) or b"{}")
+                return self._settled(same.pending.wait_in_thread(), answer_in(own))
+            return answer_in(self.log.recorded.get(same.id) or b"{}")
         self._refuse_conflict(transaction, rows)
         given, record = self._decide(transaction, request_digest, received_ns, rows)
         return self._settled(self.log.append_and_wait(record), given)
@@ -374,21 +294,21 @@ class Screener:
         """Tells the answer of a call that is recorded, or once it is."""
         pending = row.pending
         if pending is None:
-            asked.tell(_answer_in(self.log.recorded.get(row.id) or b"{}"))
+            asked.tell(answer_in(self.log.recorded.get(row.id) or b"{}"))
             return
         own = pending.record.document
 
         def written(outcome: Settled) -> None:
             if isinstance(outcome, Exception):
-                _tell_or_begin_again(asked, outcome, self.begin)
+                tell_or_begin_again(asked, outcome, self.begin)
             else:
-                asked.tell(_answer_in(outcome.document if isinstance(outcome, AlreadyRecorded) else own))
+                asked.tell(answer_in(outcome.document if isinstance(outcome, AlreadyRecorded) else own))
 
         pending.then(asyncio.get_running_loop(), written)
 
     @staticmethod
     def _settled(written: Written, given: bytes) -> bytes:
-        return _answer_in(written.document) if isinstance(written, AlreadyRecorded) else given
+        return answer_in(written.document) if isinstance(written, AlreadyRecorded) else given
 
     def screening(self, id_text: str) -> bytes | None:
         """The recorded document of a screening as JSON, or None when there is none of that id."""
@@ -545,7 +465,3 @@ class Screener:
     @property
     def merchants(self) -> tuple[MerchantId, ...]:
         return self.library.snapshot.merchants
-
-
-def _answer_in(document: bytes) -> bytes:
-    return orjson.dumps(orjson.loads(document)["answer"])
