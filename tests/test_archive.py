@@ -200,14 +200,16 @@ def test_the_doctor_reads_the_archive(state: Path) -> None:
         for month in ("2026-01", "2026-02"):
             archive_month(state, month, audit)
     names = "screenings-2026-01.parquet to screenings-2026-02.parquet"
-    assert said() == [(Verdict.WELL, f"{2 * PER_MONTH} screenings in {names}")]
+    assert said() == [(Verdict.WELL, f"{2 * PER_MONTH} screenings in 2 of 2 files, {names}")]
     path = archive_files(state)[1]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (wrong, text), well = said()
     assert wrong is Verdict.WRONG
     assert text.startswith(f"{path} cannot be read")
     assert text.endswith("bring a copy of it back")
-    assert well == (Verdict.WELL, f"{PER_MONTH} screenings in {names}")
+    assert well == (Verdict.WELL, f"{PER_MONTH} screenings in 1 of 2 files, {names}")
+    archive_files(state)[0].write_bytes(b"garbage")
+    assert [verdict for verdict, _ in said()] == [Verdict.WRONG] * 2
 
 
 def test_without_pyarrow_it_says_what_to_install(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

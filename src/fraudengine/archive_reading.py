@@ -38,8 +38,12 @@ def pyarrow_for(paths: Sequence[Path]) -> tuple[ModuleType, ModuleType]:
     try:
         return load_pyarrow()
     except ConfigurationError as error:
-        names = f"{paths[0].name} to {paths[-1].name}" if len(paths) > 1 else paths[0].name
-        raise ConfigurationError(f"{names} cannot be read here: {error}") from None
+        raise ConfigurationError(f"{names_of(paths)} cannot be read here: {error}") from None
+
+
+def names_of(paths: Sequence[Path]) -> str:
+    """The first file's name and the last one's, for a sentence."""
+    return f"{paths[0].name} to {paths[-1].name}" if len(paths) > 1 else paths[0].name
 
 
 def month_of(screening_id: int) -> str:

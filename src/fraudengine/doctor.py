@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from .archive_reading import MAX_ID, archive_files, count_rows, load_pyarrow
+from .archive_reading import MAX_ID, archive_files, count_rows, load_pyarrow, names_of
 from .assembly import open_data
 from .backup import FILES
 from .config import Config, environment_name
@@ -189,19 +189,19 @@ def check_archive(config: Config) -> Found:
     if not files:
         yield Verdict.WELL, "no month is archived"
         return
-    names = f"{files[0].name} to {files[-1].name}" if len(files) > 1 else files[0].name
     try:
         load_pyarrow()
     except ConfigurationError as error:
-        yield Verdict.WARNING, f"outcomes and searches of the payments in {names} are refused: {error}"
+        yield Verdict.WARNING, f"outcomes and searches of the payments in {names_of(files)} are refused: {error}"
         return
-    readable = 0
+    rows = []
     for path in files:
         try:
-            readable += count_rows(path, 0, MAX_ID)
+            rows.append(count_rows(path, 0, MAX_ID))
         except StoreUnavailable as error:
             yield Verdict.WRONG, str(error)
-    yield Verdict.WELL, f"{readable:,} screenings in {names}"
+    if rows:
+        yield Verdict.WELL, f"{sum(rows):,} screenings in {len(rows)} of {len(files)} files, {names_of(files)}"
 
 
 def check_disk(config: Config) -> Found:

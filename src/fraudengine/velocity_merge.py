@@ -5,9 +5,9 @@ thread of its own that takes turns with the writer. A merge that was cut off, by
 up again by whoever writes next: its rows are inserted again, those that are there already stay as they are.
 
 What it costs. A merge of 400,000 events sorts them once, then writes each page of the index that gets any of them
-once: in a day of a million events that is a quarter of a page for each screening with four counters, where it was
-four. Its commits are not synced by themselves (`synchronous = NORMAL`): the next record's commit syncs them too,
-and one that power takes away was not the only copy.
+once: in a day of a million events that is a seventh of a page for each screening with four counters, in one of four
+million half a page; without a tail it was four. Its commits are not synced by themselves (`synchronous = NORMAL`):
+the next record's commit syncs them too, and one that power takes away was not the only copy.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..archive_reading import DIRECTORY, files_in, load_pyarrow
+from ..archive_reading import DIRECTORY, files_in, load_pyarrow, names_of
 from ..archived_log import WholeLog
 from ..config import Config
 from ..diagnostics import ConfigurationError
@@ -72,8 +72,7 @@ def verify(
         raise Problem(f"{archive} holds no archived month (screenings-YYYY-MM.parquet)", 2)
     files = files_in(archive or config.state / DIRECTORY)
     if files and archive is None and not _can_read_archives():
-        names = f"{files[0].name} to {files[-1].name}" if len(files) > 1 else files[0].name
-        click.echo(f"fraudengine: archived screenings are not looked at ({names}): {_EXTRA}", err=True)
+        click.echo(f"fraudengine: archived screenings are not looked at ({names_of(files)}): {_EXTRA}", err=True)
         files = []
     found = _run(config, since_us, until_us, merchant, recompute, files)
     if config.format == "json":
