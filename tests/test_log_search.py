@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +187,72 @@ def test_runs_are_merged_and_rows_that_came_late_are_found(tmp_path: Path) -> No
     assert levels == sorted(levels, reverse=True)
     assert 2 in levels
     assert every_page(tmp_path, Search(transaction_id="T-1399"), 10) == ["T-1399"]
+
+
+class Ended(BaseException):
+    """As abrupt as a kill: nothing of the index's own is done about it."""
+
+
+def test_an_index_that_is_cut_off_in_any_part_misleads_nobody_and_is_tidied(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_index, "PART", 64)
+    shutil.copy(state / "decisions.db", tmp_path)
+    searches = [SEARCHES[name] for name in ("card", "order", "rare-code", "outcome-of-a-merchant")]
+    should = [expected(tmp_path, search) for search in searches]
+    lives, left = 0, -1
+
+    def end_in_time(_seconds: float) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Ended
+
+    while left < 0:
+        lives += 1
+        left = lives  # parts: each life is a little longer, so that it ends in another part
+        index = SearchIndex.claim(tmp_path, rest=end_in_time)
+        assert index is not None
+        with index, suppress(Ended):
+            while index.step(largest=lives % 3):
+                pass
+        if lives % 10 == 0:
+            assert [every_page(tmp_path, search, 7) for search in searches] == should
+    assert lives > 10
+    assert [every_page(tmp_path, search, 7) for search in searches] == should
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        listed = connection.execute("SELECT run FROM runs ORDER BY run").fetchall()
+        assert connection.execute("SELECT DISTINCT run FROM postings ORDER BY run").fetchall() == listed
+        assert connection.execute("SELECT sum(screenings) FROM runs").fetchone()[0] >= COUNT - 40
+        levels = [row[0] for row in connection.execute("SELECT level FROM runs ORDER BY first_id")]
+        assert levels == sorted(levels, reverse=True), "runs that are merged lie side by side"
+
+
+def test_the_wal_of_the_index_stays_small_whatever_is_merged_or_dropped(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_index, "PART", 64)
+    shutil.copy(state / "decisions.db", tmp_path)
+    wal = tmp_path / f"{FILE}-wal"
+    largest = 0
+
+    def measure(_seconds: float) -> None:
+        nonlocal largest
+        largest = max(largest, wal.stat().st_size)
+
+    index = SearchIndex.claim(tmp_path, rest=measure)
+    assert index is not None
+    with index:
+        while index.step():
+            pass
+        made = (tmp_path / FILE).stat().st_size
+        with closing(sqlite3.connect(tmp_path / "decisions.db")) as connection:
+            connection.execute("DELETE FROM screenings WHERE id < (SELECT max(id) FROM screenings)")
+            connection.commit()
+        while index.step():
+            pass
+        index.empty()
+    assert largest < made / 3, "no part is as large as the run that it is of"
 
 
 def test_payments_are_written_while_the_index_works(state: Path) -> None:

@@ -8,7 +8,10 @@ Decisions that a reader would question:
 - It can be thrown away: `fraudengine log index` makes it again from the log. A search verifies every row that it
   names against the log, so an index that is behind, or holds rows that were archived, misleads nobody; what it does
   not reach yet is read from the log itself.
-- Everything is one SQL statement a step, so the thread that does it holds the interpreter for microseconds only.
+- Everything is done by a few long SQL statements, so the thread holds the interpreter for microseconds only.
+- A run is written in parts, each a transaction and a checkpoint, so that the WAL stays small however large the run.
+  A run counts from when `runs` lists it, and until `runs` no longer does: postings that are not listed are of a run
+  that was never finished, or that another took the place of, and are deleted, in parts too.
 - INVARIANT: transactions begin without IMMEDIATE, which would lock the attached log as well, and payments would
   wait. `test_payments_are_written_while_the_index_works` shows it.
 - Ids are taken before their rows are committed, so rows of the last SETTLED_US are left for later. A row that comes
@@ -23,8 +26,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +44,8 @@ FAN: Final = 16
 SETTLED_US: Final = 10_000_000
 PAUSE_S: Final = 2.0
 CACHE_KIB: Final = 8_192  # runs are appended and merged in order: more would only grow with the index
+PART: Final = 131_072  # postings of one transaction: some 5 MB of WAL
+WAL_BYTES: Final = 33_554_432  # what a WAL is cut back to that grew because a reader stood in the way
 
 migrations = Migrations("fraudengine search")
 
@@ -69,19 +74,26 @@ SEARCH: Final = Schema(migrations, APPLICATION_ID)
 # What a search can ask for; `log_search` asks in the same words. Acceptances without a reason are most of the log:
 # they are no term, the log's own order finds them at once.
 _TERMS: Final = """
-    SELECT :run, 't' || transaction_id, id FROM chosen
-    UNION ALL SELECT :run, 'c' || substr(card_identity, -16), id FROM chosen WHERE card_identity <> ''
-    UNION ALL SELECT :run, 'o' || order_ref, id FROM chosen WHERE order_ref IS NOT NULL
-    UNION ALL SELECT :run, 'k' || code, id FROM chosen WHERE code <> 'NO_RULE_MATCHED'
-    UNION ALL SELECT :run, 'k' || merchant_id || ':' || code, id FROM chosen WHERE code <> 'NO_RULE_MATCHED'
-    UNION ALL SELECT :run, 'u' || outcome, id FROM chosen WHERE outcome <> 'accept'
-    UNION ALL SELECT :run, 'u' || merchant_id || ':' || outcome, id FROM chosen WHERE outcome <> 'accept'
+    SELECT 't' || transaction_id AS term, id FROM chosen
+    UNION ALL SELECT 'c' || substr(card_identity, -16), id FROM chosen WHERE card_identity <> ''
+    UNION ALL SELECT 'o' || order_ref, id FROM chosen WHERE order_ref IS NOT NULL
+    UNION ALL SELECT 'k' || code, id FROM chosen WHERE code <> 'NO_RULE_MATCHED'
+    UNION ALL SELECT 'k' || merchant_id || ':' || code, id FROM chosen WHERE code <> 'NO_RULE_MATCHED'
+    UNION ALL SELECT 'u' || outcome, id FROM chosen WHERE outcome <> 'accept'
+    UNION ALL SELECT 'u' || merchant_id || ':' || outcome, id FROM chosen WHERE outcome <> 'accept'
 """
-_INSERT: Final = f"INSERT INTO postings (run, term, id) SELECT * FROM ({_TERMS}) ORDER BY 2, 3"
-_CHOSEN: Final = """CREATE TEMP TABLE chosen (
-    id INTEGER PRIMARY KEY, merchant_id INTEGER, transaction_id TEXT, card_identity TEXT, outcome TEXT, code TEXT,
-    order_ref TEXT
-)"""
+_PREPARE: Final = (
+    "PRAGMA synchronous = NORMAL",  # what a power cut takes is made again
+    f"PRAGMA cache_size = -{CACHE_KIB}",
+    f"PRAGMA journal_size_limit = {WAL_BYTES}",
+    "PRAGMA secure_delete = OFF",  # zeros over what merges leave would be as many writes again
+    "PRAGMA temp.journal_mode = OFF",
+    """CREATE TEMP TABLE chosen (
+        id INTEGER PRIMARY KEY, merchant_id INTEGER, transaction_id TEXT, card_identity TEXT, outcome TEXT,
+        code TEXT, order_ref TEXT
+    )""",
+    "CREATE TEMP TABLE sorted (place INTEGER PRIMARY KEY, term TEXT, id INTEGER)",
+)
 _CHOOSE: Final = """
     INSERT INTO temp.chosen
     SELECT id, merchant_id, transaction_id, card_identity, outcome, code,
@@ -100,19 +112,30 @@ def first_id_at(instant_us: int) -> int:
 class SearchIndex:
     """The one writer of a state directory's index; `claim` gives it, or None while another process is."""
 
-    def __init__(self, state: Path, lock: int, clock_us: Callable[[], int]) -> None:
+    def __init__(
+        self, state: Path, lock: int, clock_us: Callable[[], int], rest: Callable[[float], object]
+    ) -> None:
         self.path = state / FILE
+        self._rest = rest
+        self._rested = time.monotonic()
         self._lock = lock
         self._clock_us = clock_us
         self._connection = store.open_database(self.path, schema=SEARCH).conn
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is made again
-        self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        for statement in _PREPARE:
+            self._connection.execute(statement)
         self._connection.execute("ATTACH DATABASE ? AS log", (str(state / "decisions.db"),))
-        self._connection.execute(_CHOSEN)
 
     @classmethod
-    def claim(cls, state: Path, clock_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> SearchIndex | None:
-        """Raises StoreUnavailable when there is no log, or the index cannot be written."""
+    def claim(
+        cls,
+        state: Path,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        rest: Callable[[float], object] = lambda _seconds: None,
+    ) -> SearchIndex | None:
+        """`rest` is called between the parts of a step, with the seconds of work since the last rest.
+
+        Raises StoreUnavailable when there is no log, or the index cannot be written.
+        """
         if not (state / "decisions.db").exists():
             raise StoreUnavailable(
                 f"there is no decision log in {state}: name the service's directory with --state"
@@ -123,7 +146,7 @@ class SearchIndex:
             raise StoreUnavailable(f"{state} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(state, lock, clock_us)
+            return cls(state, lock, clock_us, rest)
         except BlockingIOError:
             os.close(lock)
             return None
@@ -134,58 +157,83 @@ class SearchIndex:
             os.close(lock)
             raise
 
-    @property
-    def reached(self) -> int:
-        """The greatest id that is indexed."""
-        return int(self._connection.execute("SELECT coalesce(max(last_id), 0) FROM runs").fetchone()[0])
-
     def step(self, largest: int = 0) -> int:
         """Does one piece of what is due; how many screenings it indexed or merged, 0 when nothing was due.
 
         `largest` is the highest level of a run that may be made at once: 0 keeps the log's snapshot short.
         """
+        self._rested = time.monotonic()
         try:
+            self._sweep()
             return self._merge() or self._index(largest) or self._forget()
         except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-            raise store.explain_error(error, self.path) from error
-        finally:
-            with suppress(sqlite3.Error):
-                # Of this file alone: it has no other writer, so no commit can come between (see `store`).
-                self._connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)")
+            raise self._explained(error) from error
+
+    def _explained(self, error: sqlite3.Error) -> StoreUnavailable | sqlite3.Error:
+        with suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        return store.explain_error(error, self.path)
+
+    @contextmanager
+    def _part(self) -> Iterator[None]:
+        """A transaction, its checkpoint and a rest; one that raises is left to the caller to roll back."""
+        self._connection.execute("BEGIN")
+        yield
+        self._connection.execute("COMMIT")
+        # Of this file alone: it has no other writer, so no commit can come between (see `store`).
+        self._connection.execute("PRAGMA main.wal_checkpoint(PASSIVE)")
+        self._rest(time.monotonic() - self._rested)
+        self._rested = time.monotonic()
 
     def _index(self, largest: int) -> int:
-        after = self.reached
+        # No larger run than the newest is: those that are merged must lie side by side.
+        newest = self._connection.execute(
+            "SELECT last_id, level FROM runs ORDER BY last_id DESC LIMIT 1"
+        ).fetchone()
+        after, level_before = newest or (0, largest)
         settled = first_id_at(self._clock_us() - SETTLED_US)
-        for level in range(largest, -1, -1):
-            row = self._connection.execute(
+        for level in range(min(largest, level_before), -1, -1):
+            last, count = self._connection.execute(
                 "SELECT max(id), count(*) FROM"
                 " (SELECT id FROM log.screenings WHERE id > ? AND id < ? ORDER BY id LIMIT ?)",
                 (after, settled, ROWS[level]),
             ).fetchone()
-            if row[1] == ROWS[level]:
-                self._choose(after + 1, row[0])  # no gap: a late row has a run
-                self._connection.execute("BEGIN")
-                self._write_run(level, after + 1, row[0])
-                self._connection.execute("COMMIT")
-                return int(row[1])
+            if count == ROWS[level]:
+                self._write_chosen(level, after + 1, last)  # no gap: a late row has a run
+                return int(count)
         return 0
 
-    def _choose(self, first: int, last: int) -> None:
-        """Reads the rows of a run to come into a table of this connection's own, in many short transactions."""
+    def _write_chosen(self, level: int, first: int, last: int, replaced: str = "") -> None:
+        """Makes a run from the log, whose rows it first reads into a table of its own, a few at a time."""
         self._connection.execute("DELETE FROM temp.chosen")
         start = first
         while self._connection.execute(_CHOOSE, (start, last, READ_ROWS)).rowcount == READ_ROWS:
             start = self._connection.execute("SELECT max(id) FROM temp.chosen").fetchone()[0] + 1
-
-    def _write_run(self, level: int, first: int, last: int) -> None:
-        """Writes the rows that were chosen as a run; nothing of the log is read while it is written."""
-        run = self._connection.execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
-        self._connection.execute(_INSERT, {"run": run})
         count = self._connection.execute("SELECT count(*) FROM temp.chosen").fetchone()[0]
-        self._connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", (run, level, first, last, count))
+        self._write_run((level, first, last, count), _TERMS, replaced)
+
+    def _write_run(self, run: tuple[int, int, int, int], source: str, replaced: str = "") -> None:
+        """Writes the terms of `source` as a run (its level, ids and screenings), and lists it for those `replaced`.
+
+        Nothing of the log is read while it is written.
+        """
+        execute = self._connection.execute
+        execute("DELETE FROM temp.sorted")
+        execute(f"INSERT INTO temp.sorted (term, id) SELECT term, id FROM ({source}) ORDER BY 1, 2")
+        end = execute("SELECT coalesce(max(place), 0) FROM temp.sorted").fetchone()[0]
+        number = execute("SELECT coalesce(max(run), 0) + 1 FROM runs").fetchone()[0]
+        for start in range(0, end, PART):
+            with self._part():
+                execute(
+                    "INSERT INTO postings (run, term, id)"
+                    " SELECT ?, term, id FROM temp.sorted WHERE place > ? AND place <= ? ORDER BY place",
+                    (number, start, start + PART),
+                )
+        with self._part():
+            execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", (number, *run))
+            execute(f"DELETE FROM runs WHERE run IN ({replaced})")
+        self._sweep()
 
     def _count(self, first: int, last: int) -> int:
         found = self._connection.execute(
@@ -204,28 +252,16 @@ class SearchIndex:
             first, last, count = runs[0][1], runs[-1][2], sum(row[3] for row in runs)
             held = ", ".join(str(row[0]) for row in runs)
             # Counting again is a reading of the rows: cheap while they are recent, and nothing comes later still.
-            is_whole = level > 0 or self._count(first, last) == count
-            if not is_whole:
-                self._choose(first, last)
-            self._connection.execute("BEGIN")
-            if is_whole:
-                run = self._connection.execute("SELECT max(run) + 1 FROM runs").fetchone()[0]
-                self._connection.execute(
-                    f"INSERT INTO postings (run, term, id) SELECT {run}, term, id FROM postings"
-                    f" WHERE run IN ({held}) ORDER BY 2, 3"
-                )
-                self._connection.execute(
-                    "INSERT INTO runs VALUES (?, ?, ?, ?, ?)", (run, level + 1, first, last, count)
-                )
+            if level > 0 or self._count(first, last) == count:
+                source = f"SELECT term, id FROM postings WHERE run IN ({held})"
+                self._write_run((level + 1, first, last, count), source, held)
             else:  # rows came after their run was made, or were archived
-                self._write_run(level + 1, first, last)
-            self._drop(held)
-            self._connection.execute("COMMIT")
+                self._write_chosen(level + 1, first, last, held)
             return int(count)
         return 0
 
     def _forget(self) -> int:
-        """Drops the runs of screenings that are no longer in the log."""
+        """Drops a run of screenings that are no longer in the log."""
         oldest = self._connection.execute("SELECT min(id) FROM log.screenings").fetchone()[0]
         if oldest is None:
             return 0
@@ -234,21 +270,41 @@ class SearchIndex:
         ).fetchone()
         if row is None:
             return 0
-        self._connection.execute("BEGIN")
-        self._drop(str(row[0]))
-        self._connection.execute("COMMIT")
+        with self._part():
+            self._connection.execute("DELETE FROM runs WHERE run = ?", row[:1])
+        self._sweep()
         return int(row[1])
 
-    def _drop(self, runs: str) -> None:
-        self._connection.execute(f"DELETE FROM postings WHERE run IN ({runs})")
-        self._connection.execute(f"DELETE FROM runs WHERE run IN ({runs})")
+    def _sweep(self) -> None:
+        """Deletes the postings of runs that are not listed."""
+        execute = self._connection.execute
+        listed = {row[0] for row in execute("SELECT run FROM runs")}
+        run = 0
+        while run := execute("SELECT coalesce(min(run), 0) FROM postings WHERE run > ?", (run,)).fetchone()[0]:
+            while run not in listed and self._delete_part(run):
+                pass
+
+    def _delete_part(self, run: int) -> bool:
+        """Deletes the first postings of a run; False when none are left."""
+        execute = self._connection.execute
+        with self._part():
+            upto = execute(
+                "SELECT term, id FROM postings WHERE run = ? ORDER BY term, id LIMIT 1 OFFSET ?", (run, PART)
+            ).fetchone()
+            if upto is None:
+                execute("DELETE FROM postings WHERE run = ?", (run,))
+            else:
+                execute("DELETE FROM postings WHERE run = ? AND (term, id) < (?, ?)", (run, *upto))
+        return upto is not None
 
     def empty(self) -> None:
-        """Drops every run, so that the steps that follow make all of them anew."""
-        self._connection.execute("BEGIN")
-        self._connection.execute("DELETE FROM postings")
-        self._connection.execute("DELETE FROM runs")
-        self._connection.execute("COMMIT")
+        """Drops every run, so that the steps that follow make all of them anew. Raises StoreUnavailable."""
+        try:
+            with self._part():
+                self._connection.execute("DELETE FROM runs")
+                self._connection.execute("DELETE FROM postings")
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
 
     def interrupt(self) -> None:
         """Cuts off the step that another thread is doing; it raises and is rolled back."""
@@ -297,7 +353,7 @@ class Indexing:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # on Linux: of this thread
         while not self._stop.wait(self._pause_s):
             try:
-                index = SearchIndex.claim(self._state)
+                index = SearchIndex.claim(self._state, rest=self._stop.wait)  # payments come first
                 if index is not None:
                     with index:
                         self._index = index
@@ -314,8 +370,7 @@ class Indexing:
 
     def _keep_up(self, index: SearchIndex) -> None:
         while not self._stop.is_set():
-            started = time.monotonic()
             worked = index.step()
             self.problem = None
-            # As long a rest as the step took: payments come first.
-            self._stop.wait(time.monotonic() - started if worked else self._pause_s)
+            if not worked:
+                self._stop.wait(self._pause_s)
