@@ -8,8 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,23 +19,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraudengine import batch_writer
+from fraudengine import batch_writer, velocity_merge
 from fraudengine.decision_log import DecisionLog
 from fraudengine.velocity import value_of
 from fraudengine.velocity_index import CounterReader
-from fraudengine.velocity_merge import MergeThread, TailMerge, is_due
+from fraudengine.velocity_merge import PIECE_EVERY_S, Merging, TailMerge, is_due
+from tests.running import wait_until
 from tests.test_velocity import ATTEMPTS, SUBJECT, past
 from tests.velocity_cases import MINUTE_US, NOW_US, Driven, Step, histories, planned
 
 
-def merge(path: Path, pieces: int = 1_000_000, chunk: int = 1) -> bool:
-    """A merge that is told to stop after so many transactions."""
-    return TailMerge(path, threading.Lock(), stopping_after(pieces), chunk).run()
-
-
-def stopping_after(pieces: int) -> Callable[[], bool]:
-    left = iter(range(pieces))
-    return lambda: next(left, None) is not None
+def merge(path: Path, pieces: int = 1_000_000, piece: int = 1) -> bool:
+    """A merge that is cut off after so many transactions."""
+    with closing(TailMerge(path, piece)) as one:
+        return one.begin() and any(not one.move() for _ in range(pieces))
 
 
 def rows_of(path: Path, table: str) -> int:
@@ -95,20 +94,18 @@ def test_a_merge_moves_all_of_the_tail_and_what_comes_meanwhile_stays(tmp_path: 
 def test_only_one_merges(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     DecisionLog.open(path).close()
-    inner: list[bool] = []
-
-    def go_on() -> bool:
-        inner.append(merge(path))
-        return True
-
     with closing(sqlite3.connect(path)) as database:
         database.execute(
             "INSERT INTO velocity_tail (at_us, screening_id, classes, currency, place_0, key_low_0, value_0)"
             " VALUES (1, 2, 3, 4, 5, 6, 7)"
         )
         database.commit()
-    assert TailMerge(path, threading.Lock(), go_on).run()
-    assert inner == [False, False]
+    with closing(TailMerge(path)) as one:
+        assert one.begin()
+        assert not merge(path)
+        assert one.move()
+        assert not merge(path)
+    assert merge(path)
 
 
 def test_a_merge_that_was_killed_is_taken_up_again(tmp_path: Path) -> None:
@@ -119,11 +116,12 @@ def test_a_merge_that_was_killed_is_taken_up_again(tmp_path: Path) -> None:
         for number in range(20):
             driven.record(driven.count(past(0, transaction_id=f"A{number}"), reader)[0])
     killed = (
-        "import os, signal, sys, threading; from pathlib import Path\n"
+        "import os, signal, sys; from pathlib import Path\n"
         "from fraudengine.velocity_merge import TailMerge\n"
-        "left = iter(range(int(sys.argv[2])))\n"
-        "go_on = lambda: next(left, None) is not None or os.kill(os.getpid(), signal.SIGKILL)\n"
-        "TailMerge(Path(sys.argv[1]), threading.Lock(), go_on, 1).run()\n"
+        "merge = TailMerge(Path(sys.argv[1]), 1)\n"
+        "assert merge.begin()\n"
+        "assert all(merge.move() for _ in range(int(sys.argv[2])))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     for pieces in (7, 22):  # while rows are inserted, and while they are deleted
         done = subprocess.run(
@@ -148,7 +146,7 @@ def test_the_writer_begins_merges_and_counts_on(tmp_path: Path, monkeypatch: pyt
     path, reader = tmp_path / "log.db", CounterReader(planned(None, (ATTEMPTS,)))
     with DecisionLog.open(path) as one, DecisionLog.open(path) as other:
         for log in (one, other):
-            log._writer.merges = MergeThread(path, log._writer.turn, merge_rows=15)
+            log._writer.merges = Merging(path, partial(log._wake.put, None), merge_rows=15)
         first, second = Driven(one), Driven(other)
         first.keep((ATTEMPTS,))
         for number in range(200):
@@ -159,3 +157,78 @@ def test_the_writer_begins_merges_and_counts_on(tmp_path: Path, monkeypatch: pyt
             driven.record(call)
     assert rows_of(path, "velocity_events") >= 100
     assert rows_of(path, "velocity_tail") < 100
+
+
+def test_a_merge_is_ended_although_no_record_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer sleeps when the merge is prepared; another process could not merge meanwhile."""
+    monkeypatch.setattr(batch_writer, "_CHECKPOINT_ROWS", 10)
+    path, reader = tmp_path / "log.db", CounterReader(planned(None, (ATTEMPTS,)))
+    with DecisionLog.open(path) as log:
+        merges = log._writer.merges = Merging(path, partial(log._wake.put, None), merge_rows=15)
+        driven = Driven(log)
+        driven.keep((ATTEMPTS,))
+        for number in range(20):
+            driven.record(driven.count(past(0, transaction_id=f"A{number}"), reader)[0])
+        wait_until(lambda: rows_of(path, "velocity_events") >= 16 and not merges.is_under_way, "it is merged")
+        assert merge(path), "the lock is free again"
+        assert driven.count(SUBJECT, reader)[1] == {"attempts": 20}
+
+
+@pytest.fixture
+def merging(tmp_path: Path) -> Iterator[Merging]:
+    """A merge that is prepared, of 4,500 events."""
+    path = tmp_path / "log.db"
+    DecisionLog.open(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.executemany(
+            "INSERT INTO velocity_tail (at_us, screening_id, classes, currency, place_0, key_low_0, value_0)"
+            " VALUES (?, 2, 3, 4, 5, 6, 7)",
+            [(number,) for number in range(4_500)],
+        )
+        database.commit()
+        prepared = threading.Event()
+        made = Merging(path, prepared.set, merge_rows=100)
+        made.begin_if_due(database)
+    assert prepared.wait(30)
+    yield made
+    made.stop()
+
+
+def test_under_load_pieces_come_by_time_and_else_as_they_can(
+    merging: Merging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic() + 1.0
+    monkeypatch.setattr("fraudengine.velocity_merge.time.monotonic", lambda: now)
+    assert [merging.go_on(nobody_waits=False) for _ in range(3)] == [1, 0, 0]
+    now += PIECE_EVERY_S
+    assert [merging.go_on(nobody_waits=False) for _ in range(2)] == [1, 0]
+    assert rows_of(tmp_path / "log.db", "velocity_events") == 2_000
+    while merging.is_under_way:
+        merging.go_on(nobody_waits=True)
+    assert rows_of(tmp_path / "log.db", "velocity_events") == 4_500
+    assert rows_of(tmp_path / "log.db", "velocity_tail") == 0
+    assert merging.go_on(nobody_waits=True) == 0
+
+
+def test_a_merge_that_cannot_write_is_left_to_others(
+    merging: Merging, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert merging.go_on(nobody_waits=True) == 1
+    assert not merge(tmp_path / "log.db")
+    assert merging._prepared is not None
+    assert merging._prepared._connection is not None
+    merging._prepared._connection.execute("PRAGMA query_only = ON")
+    assert merging.go_on(nobody_waits=True) == 0
+    assert "velocity events wait to be merged" in caplog.text
+    assert merge(tmp_path / "log.db")
+    assert rows_of(tmp_path / "log.db", "velocity_events") == 4_500
+
+
+def test_the_log_is_not_read_while_events_are_sorted(tmp_path: Path) -> None:
+    """A reader that is at it for half a second would hold up every checkpoint, and with it the payments."""
+    DecisionLog.open(tmp_path / "log.db").close()
+    with closing(sqlite3.connect(tmp_path / "log.db")) as database:
+        for statement in velocity_merge._PREPARE:
+            database.execute(statement)
+        steps = database.execute(f"EXPLAIN {velocity_merge._SORT}").fetchall()
+    assert [step[2] for step in steps if step[1] == "Transaction"] == [1], "1 is the database of temporary tables"

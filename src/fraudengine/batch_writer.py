@@ -29,7 +29,7 @@ from .records import record
 from .velocity_documents import rows_of_document
 from .velocity_history import append_next_steps
 from .velocity_index import Registry, read_generation, read_registry, tail_row_of
-from .velocity_merge import MergeThread
+from .velocity_merge import Merging
 from .velocity_tail import TailRow, TailValues, add_to_tail, append_to_tail
 
 
@@ -177,6 +177,8 @@ _CHECKPOINT_ROWS: Final = 500
 """Commits wait some 10 us for each row of a checkpoint: 5 ms instead of the 20 of 2,000 rows, so that no payment
 waits for long (with 16 connections those were the slowest hundredth), for about 2 % of the throughput."""
 
+_ROWS_OF_A_PIECE: Final = 60  # as many pages as a piece of a merge writes, more or less
+
 RuleFiles: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # rule set, (path, text) of each file
 Parameter: TypeAlias = int | str | bytes | None
 
@@ -184,7 +186,7 @@ Parameter: TypeAlias = int | str | bytes | None
 class BatchWriter:
     """The connection that writes; used by the writer thread only. Every method raises StoreUnavailable."""
 
-    def __init__(self, path: Path, busy_timeout_ms: int) -> None:
+    def __init__(self, path: Path, busy_timeout_ms: int, wake: Callable[[], None]) -> None:
         self._path = path
         self._busy_timeout_ms = busy_timeout_ms
         self._merchant_ids: dict[str, int] = {}
@@ -193,8 +195,7 @@ class BatchWriter:
         self.registry = Registry()  # of velocity series; replaced as a whole, so any thread may read it
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
-        self.turn = threading.Lock()  # held while this process writes, by this writer or by a merge of counters
-        self.merges = MergeThread(path, self.turn)
+        self.merges = Merging(path, wake)  # `wake`: called when they want `merge_if_due` to be called
 
     def connect(self, *, create: bool = False) -> sqlite3.Connection:
         """The open connection, or a new one after a failure. Never on a file that was moved away or replaced."""
@@ -231,8 +232,7 @@ class BatchWriter:
         """
         connection = self.connect()
         try:
-            with self.turn:
-                doubtful = self._write_batch(connection, entries, files)
+            doubtful = self._write_batch(connection, entries, files)
         except BaseException as error:
             self._recover(connection)
             if isinstance(error, sqlite3.Error):
@@ -274,15 +274,18 @@ class BatchWriter:
             raise store.explain_error(error, self._path) from error
 
     def checkpoint_if_due(self) -> None:
-        """Moves the WAL into the file, and the tail of counted events into their index, each when there is much."""
+        """Moves the WAL into the file, and begins to merge the tail of counted events, each when there is much."""
         if self._connection is None or self._since_checkpoint < _CHECKPOINT_ROWS:
             return
         self._since_checkpoint = 0
         # What failed here fails again, and is told, at the next commit; the rows are safe in the WAL.
         with suppress(sqlite3.Error):
-            with self.turn:
-                store.take_checkpoint(self._connection, self._busy_timeout_ms)
+            store.take_checkpoint(self._connection, self._busy_timeout_ms)
             self.merges.begin_if_due(self._connection)
+
+    def merge_if_due(self, *, nobody_waits: bool) -> None:
+        """Moves some of the tail of counted events into their index, when a merge is under way."""
+        self._since_checkpoint += _ROWS_OF_A_PIECE * self.merges.go_on(nobody_waits=nobody_waits)
 
     def find_recorded(self, entry: PendingRecord) -> Written:
         """Whether the row in the file is this entry's own or an earlier one of the same call.

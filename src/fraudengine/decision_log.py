@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -118,7 +119,7 @@ class DecisionLog:
         self._in_flight: dict[tuple[str, str], tuple[PendingRecord, ...]] = {}
         self._files: dict[str, RuleFiles] = {}  # not durable yet
         self._durable_revisions: set[str] = set()
-        self._writer = BatchWriter(path, busy_timeout_ms)
+        self._writer = BatchWriter(path, busy_timeout_ms, partial(self._wake.put, None))
         self._writer.connect(create=True)
         self.recorded = RecordedRows(path)
         self._slot: store.WorkerSlot | None = None
@@ -327,6 +328,10 @@ class DecisionLog:
                 with self._lock:
                     self._files.clear()  # the disk does not take them; do not hang in close()
             self._writer.checkpoint_if_due()
+            if self.last_problem is not None:
+                self._writer.merges.leave()
+            elif not self._closed:
+                self._writer.merge_if_due(nobody_waits=not entries)
 
     def _sleep(self) -> None:
         """Until somebody wakes the thread, or the disk is to be tried again; then, as told, for company."""
@@ -335,8 +340,8 @@ class DecisionLog:
             timeout = 0.0
         elif self.last_problem is not None and not self._closed:
             timeout = max(self._retry_at - time.monotonic(), _SHORTEST_PROBE_S)
-        elif self._files or self._closed:
-            timeout = 0.0  # more rule texts than one batch took, or the end
+        elif self._files or self._closed or self._writer.merges.is_under_way:
+            timeout = 0.0  # more rule texts than one batch took, a merge's next piece, or the end
         with suppress(Empty):
             self._wake.get(timeout=timeout)
             while not self._wake.empty():

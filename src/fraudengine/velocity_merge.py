@@ -1,13 +1,18 @@
 """Moves the tail of velocity events into their index, sorted, in small transactions between those of the payments.
 
-One process at a time merges (`flock` on `<file>.merging`, which the kernel frees when the process dies), in a
-thread of its own that takes turns with the writer. A merge that was cut off, by `kill -9` or a full disk, is taken
-up again by whoever writes next: its rows are inserted again, those that are there already stay as they are.
+One process at a time merges (`flock` on `<file>.merging`, which the kernel frees when the process dies). What is
+to be moved is gathered and sorted in a thread of its own; the pieces are written by the writer thread, after a
+batch was answered or while nobody waits, so that records and pieces never wait for each other's turn, and a piece
+runs while the event loop is busy with what comes next. A merge that was cut off, by `kill -9` or a full disk, is
+taken up again by whoever writes next: its rows are inserted again, those that are there already stay as they are.
 
 What it costs. A merge of 400,000 events sorts them once, then writes each page of the index that gets any of them
 once: in a day of a million events that is a seventh of a page for each screening with four counters, in one of four
 million half a page; without a tail it was four. Its commits are not synced by themselves (`synchronous = NORMAL`):
 the next record's commit syncs them too, and one that power takes away was not the only copy.
+
+INVARIANT: the log is read in short statements. A reader that is at it for longer holds up the next checkpoint, and
+with it the payments, for `store.CHECKPOINT_BUSY_MS`.
 """
 
 from __future__ import annotations
@@ -16,22 +21,41 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from . import store
 from .diagnostics import StoreUnavailable
-from .velocity_tail import EVENT_COLUMNS, EVENTS_OF_TAIL
+from .velocity_tail import EVENT_COLUMNS, events_in
 
 _log = logging.getLogger(__name__)
 
 MERGE_ROWS: Final = 130_000  # of the tail, one for each screening: 400,000 events with three each
-CHUNK: Final = 4_000  # events of one transaction: some five milliseconds in which no record is committed
-DELETIONS: Final = 4  # so many chunks are deleted at once: what lies together costs a quarter
+PIECE: Final = 1_000  # events of one transaction: a millisecond or two in which no record is committed
+DELETIONS: Final = 4  # so many pieces of the tail are deleted at once: what lies together costs a quarter
+PIECE_EVERY_S: Final = 0.012  # under load: a merge takes some five seconds, in which no tail grows as fast
+_GATHERED_AT_ONCE: Final = 5_000  # rows of the tail: some five milliseconds
 _CACHE_KIB: Final = 8_192  # pages come in order and once: a cache that stays small is filled again while it is warm
-_CHECKPOINT_CHUNKS: Final = 19  # some 75,000 events: the WAL of a merge stays far below 64 MB
+_PREPARE: Final = (
+    "PRAGMA synchronous = NORMAL",
+    f"PRAGMA cache_size = -{_CACHE_KIB}",
+    "PRAGMA secure_delete = OFF",  # what it deletes holds hashes and times, and goes on in the index
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA temp.journal_mode = OFF",  # what fails is thrown away with its connection
+    "PRAGMA temp.secure_delete = OFF",
+    "CREATE TEMP TABLE gathered AS SELECT * FROM velocity_tail LIMIT 0",
+    f"CREATE TEMP TABLE merging AS SELECT {EVENT_COLUMNS} FROM velocity_events LIMIT 0",
+)
+_GATHER: Final = "INSERT INTO temp.gathered SELECT * FROM velocity_tail WHERE seq > ? AND seq <= ?"
+# By the first column alone: one integer sorts faster than the whole key.
+_SORT: Final = f"INSERT INTO temp.merging {events_in('temp.gathered')} ORDER BY place"
+_INSERT: Final = (
+    f"INSERT INTO velocity_events ({EVENT_COLUMNS}) SELECT {EVENT_COLUMNS} FROM temp.merging"
+    " WHERE rowid > ? AND rowid <= ? ON CONFLICT DO NOTHING"
+)
 
 
 def is_due(connection: sqlite3.Connection, merge_rows: int = MERGE_ROWS) -> bool:
@@ -44,115 +68,139 @@ def is_due(connection: sqlite3.Connection, merge_rows: int = MERGE_ROWS) -> bool
 
 
 class TailMerge:
-    """One merge from beginning to end. `turn` is held while it writes; `go_on` is asked before each transaction."""
+    """One merge: `begin`, `move` until it says that all is done, `close`. Each raises StoreUnavailable.
 
-    def __init__(self, path: Path, turn: threading.Lock, go_on: Callable[[], bool], chunk: int = CHUNK) -> None:
-        self._path, self._turn, self._go_on, self._chunk = path, turn, go_on, chunk
+    What was done so far stays, and the next merge goes on from there. For one thread at a time.
+    """
 
-    def run(self) -> bool:
-        """True when the merge is done; False when somebody else is at it or it was told to stop.
+    def __init__(self, path: Path, piece: int = PIECE) -> None:
+        self._path, self._piece = path, piece
+        self._lock: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._pieces: Iterator[None] = iter(())
 
-        Raises StoreUnavailable; what was done so far stays, and the next merge goes on from there.
-        """
+    def begin(self) -> bool:
+        """Finds and sorts what there is to move; False when another process is at it."""
+        self._lock = store.lock_file(self._path.with_name(f"{self._path.name}.merging"))
+        if self._lock is None:
+            return False
         try:
-            with _only_one(self._path) as is_mine:
-                if not is_mine:
-                    return False
-                with closing(store.open_database(self._path, create=False).conn) as connection:
-                    connection.execute("PRAGMA synchronous = NORMAL")
-                    return self._merge(connection)
-        except sqlite3.Error as error:
-            raise store.explain_error(error, self._path) from error
-
-    def _merge(self, connection: sqlite3.Connection) -> bool:
-        with self._writing(connection):
+            connection = self._connection = store.open_database(self._path, create=False).conn
+            for statement in _PREPARE:
+                connection.execute(statement)
             connection.execute(
                 "UPDATE velocity_merges SET upto = coalesce((SELECT max(seq) FROM velocity_tail), upto)"
                 " WHERE upto = merged_upto"
             )
-        upto, merged_upto = connection.execute("SELECT upto, merged_upto FROM velocity_merges").fetchone()
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        connection.execute(
-            "PRAGMA secure_delete = OFF"
-        )  # what it deletes holds hashes and times, and goes on in the index
-        # By the first column alone: one integer sorts faster than the whole key.
-        connection.execute(
-            f"CREATE TEMP TABLE merging AS SELECT * FROM ({EVENTS_OF_TAIL}) ORDER BY place", (merged_upto, upto)
-        )
-        events = connection.execute("SELECT coalesce(max(rowid), 0) FROM temp.merging").fetchone()[0]
-        insert = (
-            f"INSERT INTO velocity_events ({EVENT_COLUMNS}) SELECT {EVENT_COLUMNS} FROM temp.merging"
-            " WHERE rowid > ? AND rowid <= ? ON CONFLICT DO NOTHING"
-        )
-        if not self._in_chunks(connection, insert, 0, events, self._chunk):
-            return False
-        with self._writing(connection):
-            connection.execute("UPDATE velocity_merges SET merged_upto = upto")
-        first = connection.execute("SELECT coalesce(min(seq), 0) FROM velocity_tail").fetchone()[0]
-        delete = "DELETE FROM velocity_tail WHERE seq > ? AND seq <= ?"
-        return self._in_chunks(connection, delete, first - 1, upto, self._chunk * DELETIONS)
-
-    def _in_chunks(self, connection: sqlite3.Connection, statement: str, after: int, upto: int, chunk: int) -> bool:
-        """Runs a statement over (after, upto] a chunk at a time; False when told to stop."""
-        for number, start in enumerate(range(after, upto, chunk), 1):
-            if not self._go_on():
-                return False
-            with self._writing(connection):
-                connection.execute(statement, (start, min(start + chunk, upto)))
-            if number % _CHECKPOINT_CHUNKS == 0:
-                with self._turn:
-                    store.take_checkpoint(connection, store.CHECKPOINT_BUSY_MS)
+            upto, merged_upto = connection.execute("SELECT upto, merged_upto FROM velocity_merges").fetchone()
+            first = connection.execute("SELECT coalesce(min(seq), 0) FROM velocity_tail").fetchone()[0]
+            for start in range(max(merged_upto, first - 1), upto, _GATHERED_AT_ONCE):
+                connection.execute(_GATHER, (start, min(start + _GATHERED_AT_ONCE, upto)))
+            connection.execute(_SORT)
+            connection.execute("DELETE FROM temp.gathered")
+            self._pieces = self._all_pieces(connection, first, upto)
+        except sqlite3.Error as error:
+            raise store.explain_error(error, self._path) from error
         return True
 
-    @contextmanager
-    def _writing(self, connection: sqlite3.Connection) -> Iterator[None]:
-        with self._turn:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+    def _all_pieces(self, connection: sqlite3.Connection, first: int, upto: int) -> Iterator[None]:
+        """Each step is one statement, a transaction of its own."""
+        events = connection.execute("SELECT coalesce(max(rowid), 0) FROM temp.merging").fetchone()[0]
+        for start in range(0, events, self._piece):
+            connection.execute(_INSERT, (start, min(start + self._piece, events)))
+            yield
+        connection.execute("UPDATE velocity_merges SET merged_upto = upto")
+        yield
+        delete = "DELETE FROM velocity_tail WHERE seq > ? AND seq <= ?"
+        for start in range(first - 1, upto, self._piece * DELETIONS):
+            connection.execute(delete, (start, min(start + self._piece * DELETIONS, upto)))
+            yield
+
+    def move(self) -> bool:
+        """Writes one piece; False when there is none left."""
+        try:
+            return next(self._pieces, self) is not self
+        except sqlite3.Error as error:
+            raise store.explain_error(error, self._path) from error
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._pieces = iter(())
+        if connection is not None:
+            connection.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def run(self) -> bool:
+        """All of it at once, in a log that nobody writes to; False when another process is at it."""
+        with closing(self):
+            if not self.begin():
+                return False
+            while self.move():
+                pass
+            return True
 
 
-@contextmanager
-def _only_one(path: Path) -> Iterator[bool]:
-    """Whether this process is the one that merges."""
-    descriptor = store.lock_file(path.with_name(f"{path.name}.merging"))
-    try:
-        yield descriptor is not None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+class Merging:
+    """Merges of one process, one after another. All but the preparation is done by the thread that writes.
 
+    `wake` is called when there are pieces to write.
+    """
 
-class MergeThread:
-    """Merges of one process, one after another, each begun when the tail is long."""
-
-    def __init__(self, path: Path, turn: threading.Lock, merge_rows: int = MERGE_ROWS) -> None:
-        self._path, self._turn, self._merge_rows = path, turn, merge_rows
-        self._stopped = False
+    def __init__(self, path: Path, wake: Callable[[], None], merge_rows: int = MERGE_ROWS) -> None:
+        self._path, self._wake, self._merge_rows = path, wake, merge_rows
         self._thread: threading.Thread | None = None
+        self._prepared: TailMerge | None = None
+        self._due_at = 0.0  # by `time.monotonic`
 
     def begin_if_due(self, connection: sqlite3.Connection) -> None:
-        """Starts a merge in a thread of its own when there is reason to and none is running here."""
-        if self._stopped or (self._thread is not None and self._thread.is_alive()):
+        """Prepares a merge in a thread of its own when there is reason to and none is under way here."""
+        if self._prepared is not None or (self._thread is not None and self._thread.is_alive()):
             return
         if is_due(connection, self._merge_rows):
-            self._thread = threading.Thread(target=self._run, name="velocity-merge", daemon=True)
+            self._thread = threading.Thread(target=self._prepare, name="velocity-merge", daemon=True)
             self._thread.start()
 
-    def _run(self) -> None:
+    def _prepare(self) -> None:
+        merge = TailMerge(self._path)
         try:
-            TailMerge(self._path, self._turn, lambda: not self._stopped).run()
+            if merge.begin():
+                self._due_at = time.monotonic()
+                self._prepared = merge
+                self._wake()  # that thread may sleep, and nobody else can merge meanwhile
+                return
         except StoreUnavailable as error:
             _log.warning("velocity events wait to be merged: %s", error)
+        merge.close()
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there are pieces to write."""
+        return self._prepared is not None
+
+    def go_on(self, *, nobody_waits: bool) -> int:
+        """Writes a piece when nobody waits, else when one is due by time; how many it wrote."""
+        merge = self._prepared
+        if merge is None or (not nobody_waits and time.monotonic() < self._due_at):
+            return 0
+        self._due_at = time.monotonic() + PIECE_EVERY_S
+        try:
+            if merge.move():
+                return 1
+        except StoreUnavailable as error:
+            _log.warning("velocity events wait to be merged: %s", error)
+        self.leave()
+        return 0
+
+    def leave(self) -> None:
+        """Lets go of a merge that is under way, so that another process can take it up."""
+        merge, self._prepared = self._prepared, None
+        if merge is not None:
+            merge.close()
 
     def stop(self) -> None:
-        """Ends a merge between two of its transactions."""
-        self._stopped = True
+        """Leaves what is not merged yet to whoever writes next."""
         if self._thread is not None:
             self._thread.join()
+        self.leave()

@@ -120,12 +120,15 @@ def _insert(connection: sqlite3.Connection, values: list[int], width: int, state
         rows -= size
 
 
-# The events of the tail's rows after ?1 up to ?2.
-EVENTS_OF_TAIL: Final = " UNION ALL ".join(
-    f"SELECT place_{n} AS place, key_low_{n} AS key_low, at_us, screening_id, classes, currency, value_{n} AS value"
-    f" FROM velocity_tail WHERE seq > ?1 AND seq <= ?2 AND place_{n} IS NOT NULL"
-    for n in range(SLOTS)
-)
+def events_in(table: str, condition: str = "1") -> str:
+    """A SELECT of the events of a tail's rows."""
+    return " UNION ALL ".join(
+        f"SELECT place_{n} AS place, key_low_{n} AS key_low, at_us, screening_id, classes, currency,"
+        f" value_{n} AS value FROM {table} WHERE {condition} AND place_{n} IS NOT NULL"
+        for n in range(SLOTS)
+    )
+
+
 TAILS: Final = ("tail_a", "tail_b")
 _TABLE: Final = f"""CREATE TEMP TABLE {{name}} (
     place INTEGER, key_low INTEGER, at_us INTEGER, screening_id INTEGER,
@@ -135,7 +138,8 @@ _TABLE: Final = f"""CREATE TEMP TABLE {{name}} (
 # 20 MB, which the event loop waits for, takes half the time when its pages are not filled with zeros.
 _TEMPORARY: Final = ("journal_mode = OFF", "secure_delete = OFF")
 _STATE: Final = "SELECT upto, merged_upto, (SELECT max(seq) FROM velocity_tail) FROM velocity_merges"
-_LOAD: Final = {name: f"INSERT INTO temp.{name} {EVENTS_OF_TAIL} ON CONFLICT DO NOTHING" for name in TAILS}
+_EVENTS: Final = events_in("velocity_tail", "seq > ?1 AND seq <= ?2")
+_LOAD: Final = {name: f"INSERT INTO temp.{name} {_EVENTS} ON CONFLICT DO NOTHING" for name in TAILS}
 
 
 class TailView:

@@ -25,7 +25,6 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -257,7 +256,7 @@ async def append_all(
     for start in range(0, len(made), at_once):
         await asyncio.gather(*(log.append(record) for record in made[start : start + at_once]))
     if merges:
-        while not TailMerge(log.path, threading.Lock(), lambda: True).run():
+        while not TailMerge(log.path).run():
             await asyncio.sleep(0.01)  # the log's own merge is under way
         with closing(sqlite3.connect(log.path)) as database:
             assert database.execute("SELECT count(*) FROM velocity_tail").fetchone() == (0,)
