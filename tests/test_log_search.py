@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import shutil
 import sqlite3
 import threading
@@ -240,17 +241,19 @@ def test_the_wal_of_the_index_stays_small_whatever_is_merged_or_dropped(
         nonlocal largest
         largest = max(largest, wal.stat().st_size)
 
-    index = SearchIndex.claim(tmp_path, rest=measure)
+    index = SearchIndex.claim(tmp_path, lambda: START_US + 1_300 * STEP_US + SETTLED_US, measure)
     assert index is not None
     with index:
         while index.step():
             pass
         made = (tmp_path / FILE).stat().st_size
+        assert re.findall(rb"tT-\d+", (tmp_path / FILE).read_bytes())
         with closing(sqlite3.connect(tmp_path / "decisions.db")) as connection:
             connection.execute("DELETE FROM screenings WHERE id < (SELECT max(id) FROM screenings)")
             connection.commit()
         while index.step():
             pass
+        assert not re.findall(rb"tT-\d+", (tmp_path / FILE).read_bytes()), "what is purged is overwritten"
         index.empty()
     assert largest < made / 3, "no part is as large as the run that it is of"
 

@@ -23,7 +23,7 @@ from fraudengine import batch_writer, velocity_merge
 from fraudengine.decision_log import DecisionLog
 from fraudengine.velocity import value_of
 from fraudengine.velocity_index import CounterReader
-from fraudengine.velocity_merge import PIECE_EVERY_S, Merging, TailMerge, is_due
+from fraudengine.velocity_merge import PIECE_EVERY_S, RETRY_S, Merging, TailMerge, is_due
 from tests.running import wait_until
 from tests.test_velocity import ATTEMPTS, SUBJECT, past
 from tests.velocity_cases import MINUTE_US, NOW_US, Driven, Step, histories, planned
@@ -210,8 +210,8 @@ def test_under_load_pieces_come_by_time_and_else_as_they_can(
     assert merging.go_on(nobody_waits=True) == 0
 
 
-def test_a_merge_that_cannot_write_is_left_to_others(
-    merging: Merging, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_merge_that_cannot_write_is_left_to_others_and_tried_again_later(
+    merging: Merging, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert merging.go_on(nobody_waits=True) == 1
     assert not merge(tmp_path / "log.db")
@@ -220,6 +220,15 @@ def test_a_merge_that_cannot_write_is_left_to_others(
     merging._prepared._connection.execute("PRAGMA query_only = ON")
     assert merging.go_on(nobody_waits=True) == 0
     assert "velocity events wait to be merged" in caplog.text
+    with closing(sqlite3.connect(tmp_path / "log.db")) as database:
+        thread = merging._thread
+        merging.begin_if_due(database)
+        assert merging._thread is thread, "not at once"
+        later = time.monotonic() + RETRY_S
+        monkeypatch.setattr("fraudengine.velocity_merge.time.monotonic", lambda: later)
+        merging.begin_if_due(database)
+        assert merging._thread is not thread
+        merging.stop()
     assert merge(tmp_path / "log.db")
     assert rows_of(tmp_path / "log.db", "velocity_events") == 4_500
 

@@ -86,7 +86,7 @@ _PREPARE: Final = (
     "PRAGMA synchronous = NORMAL",  # what a power cut takes is made again
     f"PRAGMA cache_size = -{CACHE_KIB}",
     f"PRAGMA journal_size_limit = {WAL_BYTES}",
-    "PRAGMA secure_delete = OFF",  # zeros over what merges leave would be as many writes again
+    "PRAGMA secure_delete = ON",  # what is purged from the log is overwritten here too, also what merges left of it
     "PRAGMA temp.journal_mode = OFF",
     """CREATE TEMP TABLE chosen (
         id INTEGER PRIMARY KEY, merchant_id INTEGER, transaction_id TEXT, card_identity TEXT, outcome TEXT,

@@ -36,14 +36,16 @@ _log = logging.getLogger(__name__)
 MERGE_ROWS: Final = 130_000  # of the tail, one for each screening: 400,000 events with three each
 PIECE: Final = 1_000  # events of one transaction: a millisecond or two in which no record is committed
 DELETIONS: Final = 4  # so many pieces of the tail are deleted at once: what lies together costs a quarter
+RETRY_S: Final = 30.0  # after a merge that failed
 PIECE_EVERY_S: Final = 0.012  # under load: a merge takes some five seconds, in which no tail grows as fast
 _GATHERED_AT_ONCE: Final = 5_000  # rows of the tail: some five milliseconds
 _CACHE_KIB: Final = 8_192  # pages come in order and once: a cache that stays small is filled again while it is warm
+_SORT_KIB: Final = 2_048  # for each of four sorts; more is not faster
 _PREPARE: Final = (
     "PRAGMA synchronous = NORMAL",
-    f"PRAGMA cache_size = -{_CACHE_KIB}",
+    f"PRAGMA cache_size = -{_SORT_KIB}",
     "PRAGMA secure_delete = OFF",  # what it deletes holds hashes and times, and goes on in the index
-    "PRAGMA temp_store = MEMORY",
+    "PRAGMA temp_store = FILE",  # 50 MB that a process would not give back
     "PRAGMA temp.journal_mode = OFF",  # what fails is thrown away with its connection
     "PRAGMA temp.secure_delete = OFF",
     "CREATE TEMP TABLE gathered AS SELECT * FROM velocity_tail LIMIT 0",
@@ -97,7 +99,7 @@ class TailMerge:
             for start in range(max(merged_upto, first - 1), upto, _GATHERED_AT_ONCE):
                 connection.execute(_GATHER, (start, min(start + _GATHERED_AT_ONCE, upto)))
             connection.execute(_SORT)
-            connection.execute("DELETE FROM temp.gathered")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             self._pieces = self._all_pieces(connection, first, upto)
         except sqlite3.Error as error:
             raise store.explain_error(error, self._path) from error
@@ -152,13 +154,13 @@ class Merging:
         self._path, self._wake, self._merge_rows = path, wake, merge_rows
         self._thread: threading.Thread | None = None
         self._prepared: TailMerge | None = None
-        self._due_at = 0.0  # by `time.monotonic`
+        self._due_at = self._retry_at = 0.0  # by `time.monotonic`
 
     def begin_if_due(self, connection: sqlite3.Connection) -> None:
         """Prepares a merge in a thread of its own when there is reason to and none is under way here."""
         if self._prepared is not None or (self._thread is not None and self._thread.is_alive()):
             return
-        if is_due(connection, self._merge_rows):
+        if time.monotonic() >= self._retry_at and is_due(connection, self._merge_rows):
             self._thread = threading.Thread(target=self._prepare, name="velocity-merge", daemon=True)
             self._thread.start()
 
@@ -171,8 +173,12 @@ class Merging:
                 self._wake()  # that thread may sleep, and nobody else can merge meanwhile
                 return
         except StoreUnavailable as error:
-            _log.warning("velocity events wait to be merged: %s", error)
+            self._note(error)
         merge.close()
+
+    def _note(self, error: StoreUnavailable) -> None:
+        self._retry_at = time.monotonic() + RETRY_S
+        _log.warning("velocity events wait to be merged: %s", error)
 
     @property
     def is_under_way(self) -> bool:
@@ -189,7 +195,7 @@ class Merging:
             if merge.move():
                 return 1
         except StoreUnavailable as error:
-            _log.warning("velocity events wait to be merged: %s", error)
+            self._note(error)
         self.leave()
         return 0
 
