@@ -187,6 +187,9 @@ class Measured:
     def per_second(self) -> float:
         return len(self.latencies) / self.seconds
 
+    def __add__(self, later: Measured) -> Measured:
+        return Measured(self.latencies + later.latencies, self.failed + later.failed, self.seconds + later.seconds)
+
 
 class _Connection(asyncio.Protocol):
     """One keep-alive connection: a call at a time."""
