@@ -307,9 +307,11 @@ def test_a_damaged_index_is_told_of_and_the_log_is_read_instead(state: Path) -> 
     (state / FILE).write_bytes(b"garbage" * 5_000)
     try:
         assert every_page(state, SEARCHES["rare-code"], 10) == ["T-1134"]
+        damaged = run("log", "index", "--state", state)
+        assert (damaged.code, "delete it: it is made again" in damaged.err) == (3, True)
         with Indexing(state, pause_s=0.01) as indexing:
             wait_until(lambda: indexing.problem is not None, "the damage is told")
-            assert FILE in (indexing.problem or "")
+            assert f"{FILE} is damaged, delete it: it is made again" in (indexing.problem or "")
             (state / FILE).unlink()
             wait_until(lambda: indexing.problem is None and (state / FILE).exists(), "it is made again")
     finally:

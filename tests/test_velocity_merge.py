@@ -174,6 +174,35 @@ def test_a_merge_is_ended_although_no_record_follows(tmp_path: Path, monkeypatch
         assert driven.count(SUBJECT, reader)[1] == {"attempts": 20}
 
 
+@pytest.mark.parametrize("broken", ["begin", "move"])
+def test_a_merge_that_fails_as_nobody_foresaw_leaves_payments_and_other_merges_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr(batch_writer, "_CHECKPOINT_ROWS", 10)
+    whole = getattr(TailMerge, broken)
+    failed = threading.Event()
+
+    def fail(merge: TailMerge) -> bool:
+        whole(merge)
+        failed.set()
+        raise sqlite3.OperationalError("no such table")
+
+    path, reader = tmp_path / "log.db", CounterReader(planned(None, (ATTEMPTS,)))
+    with DecisionLog.open(path) as log:
+        log._writer.merges = Merging(path, partial(log._wake.put, None), merge_rows=15)
+        driven = Driven(log)
+        driven.keep((ATTEMPTS,))
+        with monkeypatch.context() as patch:
+            patch.setattr(TailMerge, broken, fail)
+            for number in range(40):
+                driven.record(driven.count(past(0, transaction_id=f"A{number}"), reader)[0])
+            assert failed.wait(30)
+            wait_until(lambda: not log._writer.merges.is_under_way, "it is given up")
+        driven.record(driven.count(past(0, transaction_id="afterwards"), reader)[0])
+        wait_until(lambda: merge(path), "the lock is free")
+        assert driven.count(SUBJECT, reader)[1] == {"attempts": 41}
+
+
 @pytest.fixture
 def merging(tmp_path: Path) -> Iterator[Merging]:
     """A merge that is prepared, of 4,500 events."""

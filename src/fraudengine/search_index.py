@@ -100,6 +100,7 @@ _CHOOSE: Final = """
         json_extract(CAST(document AS TEXT), '$.transaction.order_ref')
     FROM log.screenings WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
 """
+_NO_BACKUP: Final = f" (if {FILE} is damaged, delete it: it is made again from the log)"
 READ_ROWS: Final = 128
 """Rows of the log that are read at a time: its checkpoints, and the payments with them, wait for a reader."""
 
@@ -153,6 +154,9 @@ class SearchIndex:
         except sqlite3.Error as error:
             os.close(lock)
             raise store.explain_error(error, state / FILE) from error
+        except StoreUnavailable as error:
+            os.close(lock)
+            raise StoreUnavailable(f"{error}{_NO_BACKUP}") from error
         except BaseException:
             os.close(lock)
             raise
@@ -173,7 +177,10 @@ class SearchIndex:
         with suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-        return store.explain_error(error, self.path)
+        explained = store.explain_error(error, self.path)
+        return (
+            StoreUnavailable(f"{explained}{_NO_BACKUP}") if isinstance(explained, StoreUnavailable) else explained
+        )
 
     @contextmanager
     def _part(self) -> Iterator[None]:
@@ -365,7 +372,7 @@ class Indexing:
                 if self._stop.is_set():
                     return
                 if self.problem is None:
-                    _log.warning("the search index: %s; it may be deleted, it is made again", error)
+                    _log.warning("the search index: %s", error)
                 self.problem = str(error)
 
     def _keep_up(self, index: SearchIndex) -> None:

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Final
 
 from . import store
-from .diagnostics import StoreUnavailable
 from .velocity_tail import EVENT_COLUMNS, events_in
 
 _log = logging.getLogger(__name__)
@@ -172,11 +171,11 @@ class Merging:
                 self._prepared = merge
                 self._wake()  # that thread may sleep, and nobody else can merge meanwhile
                 return
-        except StoreUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - or the lock would stay taken, and nobody could merge
             self._note(error)
         merge.close()
 
-    def _note(self, error: StoreUnavailable) -> None:
+    def _note(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + RETRY_S
         _log.warning("velocity events wait to be merged: %s", error)
 
@@ -194,7 +193,7 @@ class Merging:
         try:
             if merge.move():
                 return 1
-        except StoreUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - the thread that records payments must live on
             self._note(error)
         self.leave()
         return 0
