@@ -205,6 +205,20 @@ def test_outcomes_of_archived_payments_are_kept_and_are_labels(there: Archived) 
     assert labels_of(elsewhere) == labels_of(service.state)
 
 
+def test_the_card_of_an_archived_payment_is_blacklisted(there: Archived) -> None:
+    service, (first, *_) = there.service, there.ids
+    note = {"reason": "chargeback", "ticket": "SUP-2001"}
+    added = service.client.post(f"/v1/screenings/{first}/blacklist", json=note)
+    assert (added.status_code, added.json()["scope"]) == (201, "carthage-market"), added.text
+    try:
+        refused = service.screen(transaction_id="after the chargeback", at=None).json()
+        assert (refused["decision"], refused["reason"]["code"]) == ("refuse", "CARD_BLACKLISTED")
+    finally:
+        entry = f"/v1/merchants/carthage-market/lists/blacklist/entries/{added.json()['id']}"
+        service.client.delete(entry).raise_for_status()
+    assert service.client.post("/v1/screenings/nonsense/blacklist", json=note).status_code == 404
+
+
 def test_who_may_not_see_an_archived_screening_reports_nothing_of_it(there: Archived) -> None:
     service, (first, *_) = there.service, there.ids
     made = run(
@@ -213,7 +227,13 @@ def test_who_may_not_see_an_archived_screening_reports_nothing_of_it(there: Arch
     )  # fmt: skip
     headers = {"authorization": f"Bearer {json.loads(made.out)['key']}"}
     before = outcomes_of(service, first)
+    supports = run(
+        "keys", "create", "elsewhere too", "--role", "support", "--merchant", "sahara-travel",
+        "--state", service.state, "--format", "json",
+    )  # fmt: skip
+    of_support = {"authorization": f"Bearer {json.loads(supports.out)['key']}"}
     for given in (
+        service.client.post(f"/v1/screenings/{first}/blacklist", json={}, headers=of_support),
         service.client.post(f"/v1/screenings/{first}/outcome", json={"outcome": "fraud"}, headers=headers),
         service.client.get(f"/v1/screenings/{first}/outcomes", headers=headers),
     ):

@@ -18,6 +18,8 @@ import pytest
 
 from fraudengine.decision_log import APPENDED, AlreadyRecorded, DecisionLog
 from fraudengine.diagnostics import StoreUnavailable
+from fraudengine.velocity_index import Registry
+from fraudengine.velocity_tail import TailView
 
 from .log_worker import count_recorded, make_record
 
@@ -448,6 +450,22 @@ def test_file_that_was_moved_away_is_noticed(path: Path) -> None:
 def test_garbage_says_so_and_leaves_nothing_open(path: Path) -> None:
     path.write_bytes(b"SQLite format 3\0" + os.urandom(5000))
     with pytest.raises(StoreUnavailable, match="damaged"):
+        DecisionLog.open(path)
+
+
+def test_a_log_whose_velocity_events_cannot_be_read_is_not_opened_and_says_why(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DecisionLog.open(path) as log:
+        log.append_and_wait(make_record(log, "T-1"))
+
+    def fail(view: TailView) -> None:
+        view.connection.execute("PRAGMA query_only = ON")
+        view.connection.execute("DELETE FROM screenings")
+
+    monkeypatch.setattr(TailView, "refresh", fail)
+    monkeypatch.setattr(DecisionLog, "velocity", Registry(generation=1))
+    with pytest.raises(StoreUnavailable, match="it cannot be written"):
         DecisionLog.open(path)
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -258,6 +259,38 @@ def test_the_wal_of_the_index_stays_small_whatever_is_merged_or_dropped(
     assert largest < made / 3, "no part is as large as the run that it is of"
 
 
+def test_what_is_purged_from_the_middle_of_a_run_leaves_the_index_once_the_purge_is_over(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_index, "TRIM_AFTER_S", 0.2)
+    shutil.copy(state / "decisions.db", tmp_path)
+    index = SearchIndex.claim(tmp_path, lambda: START_US + 1_300 * STEP_US + SETTLED_US)
+    assert index is not None
+    with index, closing(sqlite3.connect(tmp_path / "decisions.db")) as log:
+        while index.step():
+            pass
+        before = log.execute("SELECT id FROM screenings ORDER BY id").fetchall()
+        with closing(sqlite3.connect(tmp_path / FILE)) as found:
+            run, last, held = found.execute("SELECT run, last_id, screenings FROM runs ORDER BY run").fetchone()
+        gone = held // 2
+        assert held > 100
+        log.execute("DELETE FROM screenings WHERE id < ?", before[gone])
+        log.commit()
+        assert index.step() == 0, "not while a purge may be under way"
+        time.sleep(0.25)
+        assert index.step() == held - gone
+        assert index.step() == 0, "once"
+        with closing(sqlite3.connect(tmp_path / FILE)) as found:
+            assert found.execute("SELECT count(*) FROM postings WHERE id < ?", before[gone]).fetchone() == (0,)
+            kept = found.execute("SELECT first_id, screenings FROM runs WHERE last_id = ?", (last,)).fetchone()
+            assert kept == (before[gone][0], held - gone)
+            assert found.execute("SELECT count(*) FROM runs WHERE run = ?", (run,)).fetchone() == (0,)
+    held_bytes = (tmp_path / FILE).read_bytes()
+    assert not [number for number in range(gone) if re.search(rb"tT-%d(?![0-9])" % number, held_bytes)]
+    for search in SEARCHES.values():
+        assert every_page(tmp_path, search, 17) == expected(tmp_path, search)
+
+
 def test_payments_are_written_while_the_index_works(state: Path) -> None:
     """At any instant of indexing, merging and checkpoints somebody else can take the log's write lock at once."""
     (state / FILE).unlink(missing_ok=True)
@@ -308,10 +341,11 @@ def test_a_damaged_index_is_told_of_and_the_log_is_read_instead(state: Path) -> 
     try:
         assert every_page(state, SEARCHES["rare-code"], 10) == ["T-1134"]
         damaged = run("log", "index", "--state", state)
-        assert (damaged.code, "delete it: it is made again" in damaged.err) == (3, True)
+        assert (damaged.code, "the file is damaged: delete it, it is made again" in damaged.err) == (3, True)
+        assert "restore" not in damaged.err
         with Indexing(state, pause_s=0.01) as indexing:
             wait_until(lambda: indexing.problem is not None, "the damage is told")
-            assert f"{FILE} is damaged, delete it: it is made again" in (indexing.problem or "")
+            assert "delete it, it is made again" in (indexing.problem or "")
             (state / FILE).unlink()
             wait_until(lambda: indexing.problem is None and (state / FILE).exists(), "it is made again")
     finally:

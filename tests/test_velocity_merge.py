@@ -239,6 +239,24 @@ def test_under_load_pieces_come_by_time_and_else_as_they_can(
     assert merging.go_on(nobody_waits=True) == 0
 
 
+def test_a_machine_that_gives_no_thread_only_puts_the_merge_off(
+    merging: Merging, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with closing(sqlite3.connect(tmp_path / "log.db")) as database:
+        merging.stop()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            merging.begin_if_due(database)
+        assert "velocity events wait to be merged: can't start new thread" in caplog.text
+        later = time.monotonic() + RETRY_S
+        monkeypatch.setattr("fraudengine.velocity_merge.time.monotonic", lambda: later)
+        merging.begin_if_due(database)
+    wait_until(lambda: merging.is_under_way, "it is tried again")
+
+
 def test_a_merge_that_cannot_write_is_left_to_others_and_tried_again_later(
     merging: Merging, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,11 +112,15 @@ class RecordedRows:
         return reader.answer(found, facts, amount)
 
     def refresh_tail(self) -> None:
-        """Takes up the events that are not in the index yet, so that the next counter has little to wait for.
-
-        Raises sqlite3.Error as it comes.
-        """
-        self._tail_view().refresh()
+        """Takes up the events that are not in the index yet, so that the next counter has little to wait for."""
+        try:
+            self._tail_view().refresh()
+        except sqlite3.Error as error:
+            self._forget_tail()
+            raise store.explain_error(error, self.path) from error
+        except BaseException:  # as above
+            self._forget_tail()
+            raise
 
     def _tail_view(self) -> TailView:
         """The events that are not in the index yet, on a connection of its own: they are in temporary tables."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -45,6 +46,7 @@ SETTLED_US: Final = 10_000_000
 PAUSE_S: Final = 2.0
 CACHE_KIB: Final = 8_192  # runs are appended and merged in order: more would only grow with the index
 PART: Final = 131_072  # postings of one transaction: some 5 MB of WAL
+TRIM_AFTER_S: Final = 60.0
 WAL_BYTES: Final = 33_554_432  # what a WAL is cut back to that grew because a reader stood in the way
 
 migrations = Migrations("fraudengine search")
@@ -69,7 +71,7 @@ def m0001_runs(db: Database) -> None:
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-SEARCH: Final = Schema(migrations, APPLICATION_ID)
+SEARCH: Final = Schema(migrations, APPLICATION_ID, "the file is damaged: delete it, it is made again from the log")
 
 # What a search can ask for; `log_search` asks in the same words. Acceptances without a reason are most of the log:
 # they are no term, the log's own order finds them at once.
@@ -100,7 +102,6 @@ _CHOOSE: Final = """
         json_extract(CAST(document AS TEXT), '$.transaction.order_ref')
     FROM log.screenings WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
 """
-_NO_BACKUP: Final = f" (if {FILE} is damaged, delete it: it is made again from the log)"
 READ_ROWS: Final = 128
 """Rows of the log that are read at a time: its checkpoints, and the payments with them, wait for a reader."""
 
@@ -121,6 +122,7 @@ class SearchIndex:
         self._rested = time.monotonic()
         self._lock = lock
         self._clock_us = clock_us
+        self._oldest, self._trim_at = 0, math.inf  # where the log began last, and when that is settled
         self._connection = store.open_database(self.path, schema=SEARCH).conn
         for statement in _PREPARE:
             self._connection.execute(statement)
@@ -153,10 +155,7 @@ class SearchIndex:
             return None
         except sqlite3.Error as error:
             os.close(lock)
-            raise store.explain_error(error, state / FILE) from error
-        except StoreUnavailable as error:
-            os.close(lock)
-            raise StoreUnavailable(f"{error}{_NO_BACKUP}") from error
+            raise store.explain_error(error, state / FILE, SEARCH.when_damaged) from error
         except BaseException:
             os.close(lock)
             raise
@@ -177,10 +176,7 @@ class SearchIndex:
         with suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-        explained = store.explain_error(error, self.path)
-        return (
-            StoreUnavailable(f"{explained}{_NO_BACKUP}") if isinstance(explained, StoreUnavailable) else explained
-        )
+        return store.explain_error(error, self.path, SEARCH.when_damaged)
 
     @contextmanager
     def _part(self) -> Iterator[None]:
@@ -276,11 +272,42 @@ class SearchIndex:
             "SELECT run, screenings FROM runs WHERE last_id < ? LIMIT 1", (oldest,)
         ).fetchone()
         if row is None:
-            return 0
+            return self._trim(oldest)
         with self._part():
             self._connection.execute("DELETE FROM runs WHERE run = ?", row[:1])
         self._sweep()
         return int(row[1])
+
+    def _trim(self, oldest: int) -> int:
+        """Writes the run in which the log begins anew without what was purged or archived before it.
+
+        Once `oldest` has not moved for TRIM_AFTER_S: a purge under way would have it written again and again.
+        """
+        now = time.monotonic()
+        if oldest != self._oldest:
+            self._oldest, self._trim_at = oldest, now + TRIM_AFTER_S
+        if now < self._trim_at:
+            return 0
+        execute = self._connection.execute
+        row = execute(
+            "SELECT run, level, last_id FROM runs WHERE first_id < ? AND last_id >= ?", (oldest, oldest)
+        ).fetchone()
+        count = 0
+        if row is not None:
+            run, level, last = row
+            # Each screening has one term of this kind.
+            gone, count = execute(
+                "SELECT count(*) FILTER (WHERE id < ?), count(*) FILTER (WHERE id >= ?) FROM postings"
+                " WHERE run = ? AND term >= 't' AND term < 'u'",
+                (oldest, oldest, run),
+            ).fetchone()
+            if gone:
+                source = f"SELECT term, id FROM postings WHERE run = {run:d} AND id >= {oldest:d}"
+                self._write_run((level, oldest, last, count), source, str(run))
+            else:
+                count = 0
+        self._trim_at = math.inf  # until the log begins elsewhere
+        return int(count)
 
     def _sweep(self) -> None:
         """Deletes the postings of runs that are not listed."""

@@ -156,6 +156,7 @@ class Schema:
 
     migrations: Migrations
     application_id: int
+    when_damaged: str | None = None  # what to do then; without it, a backup is to be restored
 
 
 # ---- opening --------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def open_database(
             f"cannot open {path}: {error.strerror}; check the directory and its owner"
         ) from error
     except sqlite3.Error as error:
-        raise explain_error(error, path) from error
+        raise explain_error(error, path, schema.when_damaged) from error
     try:
         # Plug-ins of sqlite-utils that happen to be installed have no business in this file.
         database = Database(connection, execute_plugins=False)
@@ -212,7 +213,7 @@ def open_database(
             _migrate(database, path, schema)
     except sqlite3.Error as error:
         connection.close()
-        raise explain_error(error, path) from error
+        raise explain_error(error, path, schema.when_damaged) from error
     except BaseException:
         connection.close()
         raise
@@ -295,10 +296,17 @@ _WHAT_TO_DO: Final[dict[int, str]] = {
 }
 
 
-def explain_error(error: sqlite3.Error, path: Path) -> StoreUnavailable | sqlite3.Error:
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def explain_error(
+    error: sqlite3.Error, path: Path, when_damaged: str | None = None
+) -> StoreUnavailable | sqlite3.Error:
     """StoreUnavailable with what to do when disk, file or lock is at fault; our own mistakes stay."""
     code = getattr(error, "sqlite_errorcode", None)
     advice = _WHAT_TO_DO.get(code & 0xFF) if code is not None else None
+    if when_damaged is not None and code is not None and code & 0xFF in _DAMAGED:
+        advice = when_damaged
     if advice is None:
         return error
     return StoreUnavailable(f"{path}: {error}; {advice}")

@@ -160,8 +160,13 @@ class Merging:
         if self._prepared is not None or (self._thread is not None and self._thread.is_alive()):
             return
         if time.monotonic() >= self._retry_at and is_due(connection, self._merge_rows):
-            self._thread = threading.Thread(target=self._prepare, name="velocity-merge", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._prepare, name="velocity-merge", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the machine gives no thread
+                self._note(error)
+            else:
+                self._thread = thread
 
     def _prepare(self) -> None:
         merge = TailMerge(self._path)

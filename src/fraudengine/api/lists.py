@@ -20,6 +20,8 @@ from ..list_entries import read_time
 from ..list_import import ImportRefused, ListImport
 from ..list_reading import MAX_PAGE
 from ..list_values import InvalidEntry, read_note
+from ..store import parse_screening_id
+from .archived import archived_row
 from .problems import INVALID_REQUEST, KINDS, UNKNOWN_SCREENING, Kind, Problem
 
 Merchant = Annotated[str, Path(max_length=64, description="The merchant's name, or `*` for all merchants.")]
@@ -258,12 +260,22 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
             **documented(*_kinds(*unknown, "no-fingerprint"), UNKNOWN_SCREENING, INVALID_REQUEST),
         },
     )
-    async def blacklist(screening_id: Annotated[str, Path(max_length=64)], body: BlacklistRequest) -> Response:
-        """The merchant's next payment with this card is refused, whatever else its rules say."""
-        document = screener.screening(screening_id)
+    async def blacklist(
+        request: Request, screening_id: Annotated[str, Path(max_length=64)], body: BlacklistRequest
+    ) -> Response:
+        """The merchant's next payment with this card is refused, whatever else its rules say.
+
+        An archived screening serves as well: chargebacks come months later.
+        """
+        document, keeper = screener.screening(screening_id), admin()
         if document is None:
-            raise UnknownScreening
-        keeper = admin()
+            found = parse_screening_id(screening_id)
+            if found is None:
+                raise UnknownScreening
+            row = await archived_row(keeper.lists.path.parent, found, request)
+            if isinstance(row, Problem):
+                return Response(row.body(), row.status, dict(row.headers))
+            document = row["document"]
         return _added(await asyncio.to_thread(lambda: keeper.blacklist(document, **body.model_dump())), keeper)
 
 

@@ -12,13 +12,12 @@ import orjson
 from fastapi import FastAPI, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..archive_reading import find_archived
 from ..decision_log import DecisionLog
-from ..diagnostics import ConfigurationError
 from ..late_outcomes import keep_late_outcome, late_outcomes
 from ..outcomes import MAX_CODE, InvalidOutcome, OutcomeKind, Paid, read_report
 from ..store import parse_screening_id
-from .problems import INVALID_REQUEST, KINDS, UNAVAILABLE, UNKNOWN_SCREENING, Problem
+from .archived import archived_row
+from .problems import INVALID_REQUEST, KINDS, UNKNOWN_SCREENING, Problem
 
 Text = Annotated[str, Field(max_length=MAX_CODE)]
 ScreeningId = Annotated[str, Path(max_length=64)]
@@ -92,7 +91,7 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         amount = screener.log.recorded.amount_of(found)
         archived: Mapping[str, Any] | Problem | None = None
         if amount is None:
-            archived = await _archived(screener.log, found, request)
+            archived = await archived_row(screener.log.path.parent, found, request)
             if isinstance(archived, Problem):
                 return _problem(archived)
             amount = archived["currency"], archived["minor"]
@@ -104,7 +103,7 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
             return _problem(Problem(INVALID_REQUEST, detail, ((error.field, error.problem),)))
         kept = (read.kind.value, read.code, read.at_us)
         if archived is None and not await asyncio.to_thread(screener.log.record_outcome, found, *kept):
-            archived = await _archived(screener.log, found, request)  # since it was looked for
+            archived = await archived_row(screener.log.path.parent, found, request)  # since it was looked for
         if isinstance(archived, Problem):
             return _problem(archived)
         if archived is not None:
@@ -126,24 +125,13 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         if screener.log.recorded.amount_of(found) is not None:
             rows = screener.log.recorded.outcomes(found)
         else:
-            archived = await _archived(screener.log, found, request)
+            archived = await archived_row(screener.log.path.parent, found, request)
             if isinstance(archived, Problem):
                 return _problem(archived)
             late = await asyncio.to_thread(late_outcomes, screener.log.path, found, found + 1)
             both = (*archived["outcomes"], *late.get(found, ()))
             rows = [(one["at_us"], one["kind"], one["code"]) for one in both]
         return _json({"outcomes": [_answer(screening_id, *row) for row in rows]}, 200)
-
-
-async def _archived(log: DecisionLog, screening_id: int, request: Request) -> Mapping[str, Any] | Problem:
-    """The archived row of a screening of the caller's; what is wrong when there is none, or nobody can read it."""
-    try:
-        row = await asyncio.to_thread(find_archived, log.path.parent, screening_id)
-    except ConfigurationError as error:
-        return Problem(UNAVAILABLE, f"The screening may be archived, but {error}.")
-    if row is None or not request.scope["grant"].covers(row["merchant"]):
-        return Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help)
-    return row
 
 
 def _answer(screening_id: str, at_us: int, kind: str, code: str) -> dict[str, str]:
