@@ -32,7 +32,7 @@ from fraudengine.store import screening_id_text
 
 from .command_line import run
 from .running import REPOSITORY, running_service
-from .test_log_search import record_number
+from .searched_log import record_number
 
 JANUARY = int(datetime(2026, 1, 10, tzinfo=UTC).timestamp()) * 1_000_000
 NOW_US = int(datetime(2026, 11, 26, tzinfo=UTC).timestamp()) * 1_000_000
