@@ -31,6 +31,7 @@ from .velocity_history import append_next_steps
 from .velocity_index import Registry, read_generation, read_registry, tail_row_of
 from .velocity_merge import Merging
 from .velocity_tail import TailRow, TailValues, add_to_tail, append_to_tail
+from .write_turns import WriteTurns
 
 
 @record
@@ -195,6 +196,7 @@ class BatchWriter:
         self.registry = Registry()  # of velocity series; replaced as a whole, so any thread may read it
         self._connection: sqlite3.Connection | None = None
         self._inode = (0, 0)
+        self._turns = WriteTurns(path)
         self.merges = Merging(path, wake)  # `wake`: called when they want `merge_if_due` to be called
 
     def connect(self, *, create: bool = False) -> sqlite3.Connection:
@@ -232,7 +234,8 @@ class BatchWriter:
         """
         connection = self.connect()
         try:
-            doubtful = self._write_batch(connection, entries, files)
+            with self._turns:
+                doubtful = self._write_batch(connection, entries, files)
         except BaseException as error:
             self._recover(connection)
             if isinstance(error, sqlite3.Error):
@@ -280,12 +283,15 @@ class BatchWriter:
         self._since_checkpoint = 0
         # What failed here fails again, and is told, at the next commit; the rows are safe in the WAL.
         with suppress(sqlite3.Error):
-            store.take_checkpoint(self._connection, self._busy_timeout_ms)
+            with self._turns:
+                store.take_checkpoint(self._connection, self._busy_timeout_ms)
             self.merges.begin_if_due(self._connection)
 
     def merge_if_due(self, *, nobody_waits: bool) -> None:
         """Moves some of the tail of counted events into their index, when a merge is under way."""
-        self._since_checkpoint += _ROWS_OF_A_PIECE * self.merges.go_on(nobody_waits=nobody_waits)
+        if self.merges.has_piece(nobody_waits=nobody_waits):
+            with self._turns:
+                self._since_checkpoint += _ROWS_OF_A_PIECE * self.merges.go_on(nobody_waits=nobody_waits)
 
     def find_recorded(self, entry: PendingRecord) -> Written:
         """Whether the row in the file is this entry's own or an earlier one of the same call.
@@ -457,6 +463,7 @@ class BatchWriter:
             with suppress(sqlite3.Error):
                 store.take_checkpoint(self._connection, self._busy_timeout_ms)
         self.disconnect()
+        self._turns.close()
 
 
 def _only_int(cursor: sqlite3.Cursor) -> int:

@@ -189,10 +189,14 @@ class Merging:
         """Whether there are pieces to write."""
         return self._prepared is not None
 
+    def has_piece(self, *, nobody_waits: bool) -> bool:
+        """Whether there is a piece to write now: any when nobody waits, else one that is due by time."""
+        return self._prepared is not None and (nobody_waits or time.monotonic() >= self._due_at)
+
     def go_on(self, *, nobody_waits: bool) -> int:
-        """Writes a piece when nobody waits, else when one is due by time; how many it wrote."""
+        """Writes a piece when there is one to write now; how many it wrote."""
         merge = self._prepared
-        if merge is None or (not nobody_waits and time.monotonic() < self._due_at):
+        if merge is None or not self.has_piece(nobody_waits=nobody_waits):
             return 0
         self._due_at = time.monotonic() + PIECE_EVERY_S
         try:
