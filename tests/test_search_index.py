@@ -166,6 +166,20 @@ def test_what_is_purged_from_the_middle_of_a_run_leaves_the_index_once_the_purge
         assert every_page(tmp_path, search, 17) == expected(tmp_path, search)
 
 
+def test_a_log_of_which_nothing_is_left_leaves_nothing_in_the_index(state: Path, tmp_path: Path) -> None:
+    shutil.copy(state / "decisions.db", tmp_path)
+    index = SearchIndex.claim(tmp_path)
+    assert index is not None
+    with index, closing(sqlite3.connect(tmp_path / "decisions.db")) as log:
+        while index.step():
+            pass
+        log.execute("DELETE FROM screenings")
+        log.commit()
+        while index.step():
+            pass
+    assert not re.search(rb"tT-[0-9]", (tmp_path / FILE).read_bytes())
+
+
 def test_payments_are_written_while_the_index_works(state: Path) -> None:
     """At any instant of indexing, merging and checkpoints somebody else can take the log's write lock at once."""
     (state / FILE).unlink(missing_ok=True)

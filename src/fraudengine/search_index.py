@@ -265,9 +265,9 @@ class SearchIndex:
 
     def _forget(self) -> int:
         """Drops a run of screenings that are no longer in the log."""
-        oldest = self._connection.execute("SELECT min(id) FROM log.screenings").fetchone()[0]
-        if oldest is None:
-            return 0
+        (oldest,) = self._connection.execute(
+            "SELECT coalesce(min(id), ?) FROM log.screenings", ((1 << 63) - 1,)
+        ).fetchone()
         row = self._connection.execute(
             "SELECT run, screenings FROM runs WHERE last_id < ? LIMIT 1", (oldest,)
         ).fetchone()
