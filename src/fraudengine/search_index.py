@@ -288,25 +288,24 @@ class SearchIndex:
             self._oldest, self._trim_at = oldest, now + TRIM_AFTER_S
         if now < self._trim_at:
             return 0
+        self._trim_at = math.inf  # until the log begins elsewhere; after a failure the index is claimed anew
         execute = self._connection.execute
         row = execute(
             "SELECT run, level, last_id FROM runs WHERE first_id < ? AND last_id >= ?", (oldest, oldest)
         ).fetchone()
-        count = 0
-        if row is not None:
-            run, level, last = row
-            # Each screening has one term of this kind.
-            gone, count = execute(
-                "SELECT count(*) FILTER (WHERE id < ?), count(*) FILTER (WHERE id >= ?) FROM postings"
-                " WHERE run = ? AND term >= 't' AND term < 'u'",
-                (oldest, oldest, run),
-            ).fetchone()
-            if gone:
-                source = f"SELECT term, id FROM postings WHERE run = {run:d} AND id >= {oldest:d}"
-                self._write_run((level, oldest, last, count), source, str(run))
-            else:
-                count = 0
-        self._trim_at = math.inf  # until the log begins elsewhere
+        if row is None:
+            return 0
+        run, level, last = row
+        # Each screening has one term of this kind.
+        gone, count = execute(
+            "SELECT count(*) FILTER (WHERE id < ?), count(*) FILTER (WHERE id >= ?) FROM postings"
+            " WHERE run = ? AND term >= 't' AND term < 'u'",
+            (oldest, oldest, run),
+        ).fetchone()
+        if not gone:
+            return 0
+        source = f"SELECT term, id FROM postings WHERE run = {run:d} AND id >= {oldest:d}"
+        self._write_run((level, oldest, last, count), source, str(run))
         return int(count)
 
     def _sweep(self) -> None:

@@ -14,6 +14,7 @@ import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..archive_reading import Row
 from ..cards import CardKey
 from ..list_admin import ListAdmin, Listed, NoFingerprint, UnknownEntry, UnknownList, stored_entry_object
 from ..list_entries import read_time
@@ -269,18 +270,13 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
         """
         document, keeper = screener.screening(screening_id), admin()
         if document is None:
-            found = parse_screening_id(screening_id)
-            if found is None:
-                raise UnknownScreening
-            row = await archived_row(keeper.lists.path.parent, found, request)
+            row: Row | Problem = Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help)
+            if (found := parse_screening_id(screening_id)) is not None:
+                row = await archived_row(keeper.lists.path.parent, found, request)
             if isinstance(row, Problem):
                 return Response(row.body(), row.status, dict(row.headers))
             document = row["document"]
         return _added(await asyncio.to_thread(lambda: keeper.blacklist(document, **body.model_dump())), keeper)
-
-
-class UnknownScreening(UnknownEntry):
-    """No screening has that id."""
 
 
 def _kinds(*names: str) -> list[Kind]:
@@ -316,8 +312,6 @@ def problem_of_list_error(error: Exception) -> Problem | None:
             problems = tuple((f"line {line}", problem) for line, problem in error.problems)
             detail = f"{error.wrong} lines are wrong, so nothing was imported."
             return Problem(KINDS["import-refused"], detail, problems)
-        case UnknownScreening():
-            return Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help)
         case UnknownEntry():
             return Problem(KINDS["unknown-entry"], f"{error}.")
         case UnknownList():
