@@ -127,7 +127,7 @@ def test_a_development_key_stays_until_it_is_revoked(keys: AccessKeys, tmp_path:
     first = development_key(keys, tmp_path)
     assert development_key(keys, tmp_path) == first
     assert (tmp_path / "development.key").stat().st_mode & 0o777 == 0o600
-    assert keys.is_empty
+    assert keys.names == {"development"}
     keys.revoke(first.split("_")[2], by="amel")
     assert development_key(keys, tmp_path) != first
 
@@ -324,6 +324,17 @@ def test_no_key_no_answer_except_health(live: Service) -> None:
             assert refused.headers["www-authenticate"] == "Bearer"
     assert httpx.get(f"{live.url}/healthz").json() == {"status": "up"}
     assert httpx.get(f"{live.url}/readyz").json() == {"ready": True, "problems": []}
+
+
+def test_a_live_service_says_that_the_key_of_a_development_service_before_it_still_works(tmp_path: Path) -> None:
+    with running_service(tmp_path) as service:
+        key = (service.state / "development.key").read_text().strip()
+    with running_service(tmp_path, OWN) as service:
+        assert any("only the key `development`" in line for line in service.stderr), service.stderr
+        assert screen(service, {"authorization": f"Bearer {key}"}).status_code == 200
+        revoked = fraudengine_here("keys", "revoke", key.split("_")[2], "--state", str(service.state))
+        assert revoked.returncode == 0, revoked.stderr
+        assert screen(service, {"authorization": f"Bearer {key}"}).status_code == 401
 
 
 def test_a_key_that_is_made_works_at_once_and_one_that_is_revoked_ends_at_once(live: Service) -> None:

@@ -361,14 +361,26 @@ def test_where_nothing_reads_archives_it_is_said_which_file_and_what_to_install(
     with running_service(tmp_path / "s", {"PYTHONPATH": path}) as service:
         first = there.ids[0]
         said = "screenings-2023-11.parquet cannot be read here: archives need the extra: pip install 'fraudengine["
-        given = service.client.get(f"/v1/screenings/{first}")
-        assert (given.status_code, said in given.json()["detail"]) == (404, True), given.text
         for given in (
+            service.client.get(f"/v1/screenings/{first}"),
+            service.client.post(f"/v1/screenings/{first}/blacklist", json={"reason": "x"}),
             service.client.post(f"/v1/screenings/{first}/outcome", json={"outcome": "fraud"}),
             service.client.get(f"/v1/screenings/{first}/outcomes"),
         ):
             assert (given.status_code, said in given.json()["detail"]) == (503, True), given.text
+            assert given.json()["type"] == "/problems/archive-unreadable"
             assert "retry-after" in given.headers
         new = screening_id_text(parse_screening_id(service.screen(transaction_id="n").json()["screening_id"]) or 0)
         assert service.client.post(f"/v1/screenings/{new}/outcome", json={"outcome": "fraud"}).status_code == 201
         assert service.client.get("/v1/screenings").json()["archived_before"] == "2023-12-01T00:00:00Z"
+
+
+def test_a_damaged_archive_is_no_fault_of_the_log(tmp_path: Path, there: Archived) -> None:
+    shutil.copytree(there.service.state, tmp_path / "s" / "var", ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    (path,) = archive_files(tmp_path / "s" / "var")
+    path.write_bytes(path.read_bytes()[:-20])
+    with running_service(tmp_path / "s") as service:
+        given = service.client.get(f"/v1/screenings/{there.ids[0]}")
+        assert (given.status_code, given.json()["type"]) == (503, "/problems/archive-unreadable")
+        assert path.name in given.json()["detail"]
+        assert service.client.get("/readyz").json()["ready"]

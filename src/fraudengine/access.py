@@ -177,9 +177,9 @@ class AccessKeys:
                 self._seen = newest
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nobody but the development key could call."""
-        return not any(grant.name != DEVELOPMENT_NAME for grant in self._grants.values())
+    def names(self) -> frozenset[str]:
+        """Whose keys are not revoked."""
+        return frozenset(grant.name for grant in self._grants.values())
 
     # ---- changing -----------------------------------------------------------------------------------
 

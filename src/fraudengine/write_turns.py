@@ -6,7 +6,8 @@ workers that only met so kept one payment of a hundred waiting for 50 ms, one of
 further turn before it had one. Strict turns from the start would halve the batches: a fifth of the throughput.
 
 It is a courtesy, nothing depends on it: after PATIENCE_S, when a process that has its turn was stopped, everybody
-goes on to what SQLite's own lock says. `flock`: the kernel frees it when a process dies.
+goes on to what SQLite's own lock says, and waits for nobody again before IMPATIENT_S have passed. `flock`: the
+kernel frees it when a process dies.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 LOOK_S: Final = 0.0005
 HUNGRY_S: Final = 0.005
 PATIENCE_S: Final = 0.1
+IMPATIENT_S: Final = 5.0
 
 
 class WriteTurns:
@@ -27,6 +29,7 @@ class WriteTurns:
 
     def __init__(self, path: Path) -> None:
         self._descriptors: tuple[int, ...] = ()
+        self._patient_at = 0.0
         try:
             for name in ("writing", "hungry"):
                 held = os.open(path.with_name(f"{path.name}.{name}"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -41,11 +44,15 @@ class WriteTurns:
         if _is_free(hungry) and _lock(writing):
             return
         began, is_hungry = time.monotonic(), False
+        if began < self._patient_at:
+            return
         while (waited := time.monotonic() - began) < PATIENCE_S:
             if (is_hungry or _is_free(hungry)) and _lock(writing):
                 break
             is_hungry = is_hungry or (waited > HUNGRY_S and _lock(hungry))
             time.sleep(LOOK_S)
+        else:
+            self._patient_at = time.monotonic() + IMPATIENT_S
         if is_hungry:
             fcntl.flock(hungry, fcntl.LOCK_UN)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -17,17 +16,15 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from ..access import Action, Grant
-from ..archive_reading import find_archived
 from ..audit import Caller, acting
 from ..cards import find_pans, hide_pans
 from ..config import Config
-from ..diagnostics import ConfigurationError, FraudengineError
+from ..diagnostics import FraudengineError
 from ..explain_text import explained_document, revision_of
 from ..reasons import Language
 from ..request_problems import problem_of, safe_name
 from ..request_schema import ScreeningRequest
 from ..rules.ast import RuleSet
-from ..store import parse_screening_id
 from ..structured_log import ScreeningLines
 from ..supervisor import WorkersState
 from .answers import (
@@ -40,6 +37,7 @@ from .answers import (
     ScreeningAnswer,
     Workers,
 )
+from .archived import archived_row
 from .gate import OPEN, AccessPort, Gate
 from .lists import KeepsLists, add_list_routes, problem_of_list_error
 from .metrics_page import MEDIA_TYPE as METRICS_TYPE
@@ -240,13 +238,6 @@ def _documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 # ---- routes -----------------------------------------------------------------------------------------
 
 
-def _read_archived(state: FilePath, id_text: str, grant: Grant) -> bytes | None:
-    """The document of an archived screening, if it is of a merchant of the caller's."""
-    screening_id = parse_screening_id(id_text)
-    row = find_archived(state, screening_id) if screening_id is not None else None
-    return row["document"] if row is not None and grant.covers(row["merchant"]) else None
-
-
 def _add_screening_routes(app: FastAPI, screener: ScreenerPort, config: Config) -> None:
     post = (
         "unauthorized",
@@ -280,7 +271,9 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort, config: Config) 
         tags=["screenings"],
         summary="A screening as it was recorded",
         response_class=JSONResponse,
-        responses=_documented(UNKNOWN_SCREENING, INVALID_REQUEST, KINDS["store-unavailable"]),
+        responses=_documented(
+            UNKNOWN_SCREENING, INVALID_REQUEST, KINDS["store-unavailable"], KINDS["archive-unreadable"]
+        ),
     )
     async def recorded(
         request: Request,
@@ -294,14 +287,10 @@ def _add_screening_routes(app: FastAPI, screener: ScreenerPort, config: Config) 
         """
         document = screener.screening(screening_id)
         if document is None:
-            try:
-                document = await asyncio.to_thread(
-                    _read_archived, config.state, screening_id, request.scope["grant"]
-                )
-            except ConfigurationError as error:
-                return _problem_response(Problem(UNKNOWN_SCREENING, f"It may be archived, but {error}."))
-        if document is None:
-            return _problem_response(Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help))
+            archived = await archived_row(config.state, screening_id, request)
+            if isinstance(archived, Problem):
+                return _problem_response(archived)
+            document = archived["document"]
         if explain:
             texts = screener.rule_texts(revision_of(document))
             document = await asyncio.to_thread(explained_document, document, texts, lang)

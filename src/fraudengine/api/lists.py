@@ -14,14 +14,12 @@ import orjson
 from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..archive_reading import Row
 from ..cards import CardKey
 from ..list_admin import ListAdmin, Listed, NoFingerprint, UnknownEntry, UnknownList, stored_entry_object
 from ..list_entries import read_time
 from ..list_import import ImportRefused, ListImport
 from ..list_reading import MAX_PAGE
 from ..list_values import InvalidEntry, read_note
-from ..store import parse_screening_id
 from .archived import archived_row
 from .problems import INVALID_REQUEST, KINDS, UNKNOWN_SCREENING, Kind, Problem
 
@@ -258,7 +256,9 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
         response_model=AddedAnswer,
         responses={
             200: {"model": AddedAnswer, "description": "The card is blacklisted already: its entry."},
-            **documented(*_kinds(*unknown, "no-fingerprint"), UNKNOWN_SCREENING, INVALID_REQUEST),
+            **documented(
+                *_kinds(*unknown, "no-fingerprint", "archive-unreadable"), UNKNOWN_SCREENING, INVALID_REQUEST
+            ),
         },
     )
     async def blacklist(
@@ -270,9 +270,7 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
         """
         document, keeper = screener.screening(screening_id), admin()
         if document is None:
-            row: Row | Problem = Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help)
-            if (found := parse_screening_id(screening_id)) is not None:
-                row = await archived_row(keeper.lists.path.parent, found, request)
+            row = await archived_row(keeper.lists.path.parent, screening_id, request)
             if isinstance(row, Problem):
                 return Response(row.body(), row.status, dict(row.headers))
             document = row["document"]

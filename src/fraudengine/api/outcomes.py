@@ -67,7 +67,7 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
     problems = documented(
         UNKNOWN_SCREENING,
         INVALID_REQUEST,
-        *(KINDS[name] for name in ("unauthorized", "forbidden", "store-unavailable")),
+        *(KINDS[name] for name in ("unauthorized", "forbidden", "store-unavailable", "archive-unreadable")),
     )
     unknown = Problem(UNKNOWN_SCREENING, UNKNOWN_SCREENING.help)
 
@@ -91,7 +91,7 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         amount = screener.log.recorded.amount_of(found)
         archived: Mapping[str, Any] | Problem | None = None
         if amount is None:
-            archived = await archived_row(screener.log.path.parent, found, request)
+            archived = await archived_row(screener.log.path.parent, screening_id, request)
             if isinstance(archived, Problem):
                 return _problem(archived)
             amount = archived["currency"], archived["minor"]
@@ -103,7 +103,8 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
             return _problem(Problem(INVALID_REQUEST, detail, ((error.field, error.problem),)))
         kept = (read.kind.value, read.code, read.at_us)
         if archived is None and not await asyncio.to_thread(screener.log.record_outcome, found, *kept):
-            archived = await archived_row(screener.log.path.parent, found, request)  # since it was looked for
+            # It was, since it was looked for.
+            archived = await archived_row(screener.log.path.parent, screening_id, request)
         if isinstance(archived, Problem):
             return _problem(archived)
         if archived is not None:
@@ -125,7 +126,7 @@ def add_outcome_routes(app: FastAPI, screener: KeepsOutcomes, documented: Docume
         if screener.log.recorded.amount_of(found) is not None:
             rows = screener.log.recorded.outcomes(found)
         else:
-            archived = await archived_row(screener.log.path.parent, found, request)
+            archived = await archived_row(screener.log.path.parent, screening_id, request)
             if isinstance(archived, Problem):
                 return _problem(archived)
             late = await asyncio.to_thread(late_outcomes, screener.log.path, found, found + 1)

@@ -120,6 +120,12 @@ UNAVAILABLE = Kind(
     "The decision log cannot be written",
     "Nothing was decided. Try again after the seconds that Retry-After gives; /readyz says what is wrong.",
 )
+ARCHIVE_UNREADABLE = Kind(
+    "archive-unreadable",
+    503,
+    "The archive cannot be read",
+    "Do what `detail` says where the service runs, then send the same again.",
+)
 
 KINDS: Final[dict[str, Kind]] = {
     kind.name: kind
@@ -147,6 +153,7 @@ KINDS: Final[dict[str, Kind]] = {
         MEDIA_TYPE_REFUSED,
         INTERNAL,
         UNAVAILABLE,
+        ARCHIVE_UNREADABLE,
     )
 }
 
@@ -171,7 +178,7 @@ class Problem:
         headers = [("content-type", MEDIA_TYPE), ("cache-control", "no-store")]
         if self.kind is UNAUTHORIZED:
             headers.append(("www-authenticate", "Bearer"))
-        if self.kind is UNAVAILABLE:
+        if self.kind in (UNAVAILABLE, ARCHIVE_UNREADABLE):
             headers.append(("retry-after", str(RETRY_AFTER_SECONDS)))
         if self.close:
             headers.append(("connection", "close"))

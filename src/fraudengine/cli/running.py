@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ..access import AccessKeys, development_key
+from ..access import DEVELOPMENT_NAME, AccessKeys, development_key
 from ..assembly import open_access, open_screener
 from ..audit import AuditLog
 from ..config import Config
@@ -68,7 +68,7 @@ def serve(
     claim_state(config)
     listening, link = _become_worker(config) if config.workers > 1 else (None, None)
     with AuditLog(config.state) as audit, open_access(config, audit) as access:
-        config.require_safe_host(has_keys=not access.is_empty)
+        config.require_safe_host(has_keys=not access.names <= {DEVELOPMENT_NAME})
         screener = open_screener(config, audit, (lambda: None) if link is None else link.say_starting)
         if link is None or link.is_first:
             _say_how_it_stands(config, screener, access)
@@ -98,13 +98,18 @@ def _say_how_it_stands(config: Config, screener: Screener, access: AccessKeys) -
         click.echo(f"fraudengine: {problem}", err=True)
     if config.development:
         _show_how_to_try(config, development_key(access, config.state), screener.merchants)
-    elif access.is_empty:
-        click.echo(f"fraudengine: {_NO_KEY}", err=True)
+    elif access.names <= {DEVELOPMENT_NAME}:
+        click.echo(f"fraudengine: {_ONLY_DEVELOPMENT if access.names else _NO_KEY}", err=True)
     if config.tells_in_clear:
         click.echo(f"fraudengine: {_IN_CLEAR}", err=True)
 
 
 _NO_KEY = "nobody can call: there is no API key yet; make one with: fraudengine keys create NAME --role gateway"
+_ONLY_DEVELOPMENT = (
+    f"only the key `{DEVELOPMENT_NAME}` of a development service before this one can call, and it may do anything: "
+    "make another with: fraudengine keys create NAME --role gateway, and end that one with: "
+    "fraudengine keys revoke ID (`fraudengine keys list` shows it)"
+)
 _IN_CLEAR = (
     "calls are not encrypted: set FRAUDENGINE_SSL_CERTFILE and FRAUDENGINE_SSL_KEYFILE, or let only a proxy that "
     "ends TLS reach this port"
