@@ -136,6 +136,26 @@ def test_a_counter_that_nobody_reads_is_a_warning() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("counter", "warned"),
+    [
+        ("{sum: amount, per: terminal, within: 1 day}", True),
+        ("{sum: amount, per: [card_country, channel], within: 30 days, among: accepted}", True),
+        ("{count_distinct: ip_country, per: card_country, within: 2 hours}", True),
+        ("{sum: amount, per: terminal, within: 1 hour}", False),
+        ("{sum: amount, per: [card_country, customer], within: 30 days}", False),
+        ("{count_distinct: card, per: card_country, within: 30 days}", False),
+        ("{count: transactions, per: card_country, within: 30 days}", False),
+    ],
+)
+def test_a_counter_that_would_read_everybodys_payments_is_a_warning(counter: str, warned: bool) -> None:
+    path = "merchants/shop.yaml"
+    file, mistakes = check_text(path, f"merchant: shop\nvelocity:\n  crowded: {counter}\nrules: []\n")
+    assert file is not None, mistakes
+    found = [one for one in find_warnings({path: file}, {}, {}, 0) if one.code == "crowded-counter"]
+    assert [(one.span.line, "`crowded`" in one.message) for one in found] == [(3, True)] * warned
+
+
 def test_a_house_counter_that_a_merchant_reads_is_no_warning() -> None:
     platform, shop = checked("platform.good.yaml"), checked("velocity.good.yaml")
     found = find_warnings({"platform.yaml": platform, "shop.yaml": shop}, {}, {}, 0)

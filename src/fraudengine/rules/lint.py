@@ -7,11 +7,13 @@ it. So a house rule set may offer lists and settings that no merchant fills in w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Final
 
 from ..diagnostics import Diagnostic, Severity, Span
 from . import check_values as values
 from .ast import Mode, Outcome, Rule, RuleId, RuleSet
 from .checked import DEFAULT_TIMEZONE, CheckedFile, CheckedRule, FileKind, shown
+from .counters import SECOND_US, Measure
 from .lint_pairs import compare_rules
 from .yamldoc import Mapping as MappingNode
 from .yamldoc import Node, Scalar, Sequence, read_document
@@ -24,6 +26,7 @@ def find_warnings(
     found: list[Diagnostic] = []
     by_name = {file.name: file for file in files.values() if file.kind is not FileKind.SHARED_LIST}
     found += _unread_declarations(files.values())
+    found += _crowded_counters(files.values())
     for path, file in files.items():
         rule_set = rule_sets.get(file.name) if file.kind is not FileKind.SHARED_LIST else None
         if rule_set is not None:
@@ -102,6 +105,34 @@ def _filled_for_nobody(
             message = f"{what} `{name}` is filled in, but no rule in force reads it"
             also = tuple((places[rule], f"off: {off[rule]}") for rule in rules)
             yield _warning(f"unread-{what}", message, span, "set a rule that reads it live, or delete it", also)
+
+
+_SHARED: Final = frozenset(
+    {
+        *("channel", "terminal", "card_bin", "card_brand", "card_type", "card_issuer", "card_country"),
+        *("ip_country", "phone_country", "billing_country", "shipping_country", "email_domain"),
+    }
+)
+"""Facts that many payments have in common."""
+_CROWDED_US: Final = 3_600 * SECOND_US
+
+
+def _crowded_counters(files: Iterable[CheckedFile]) -> Iterator[Diagnostic]:
+    """A sum, or a count of few different values, over what many payments share: each payment reads all of them.
+
+    Counting stops at the figure that rules compare with: a plain count, or one of many different values, is cheap.
+    """
+    for counter in (counter for file in files for counter in file.velocity):
+        endless = counter.measure is Measure.SUM or counter.distinct in _SHARED
+        if endless and counter.within_us > _CROWDED_US and _SHARED.issuperset(counter.per):
+            per = " and ".join(f"`{name}`" for name in counter.per)
+            yield _warning(
+                "crowded-counter",
+                f"many payments share one {per}, and for each the counter `{counter.name}` reads all the others: "
+                "some 5 ms for 100,000, in which the service decides nothing else",
+                counter.span,
+                f"count per buyer, such as `per: [{', '.join((*counter.per, 'customer'))}]`, or within an hour",
+            )
 
 
 def _silent_without_entries(
