@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import string
+from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -394,6 +396,23 @@ def test_explains_the_json_of_a_payment(rules: Path, tmp_path: Path) -> None:
     assert {one["rule"]: one["verdict"] for one in found["rules"]}["challenge-above"] == "matched"
 
 
+def test_a_payment_is_explained_by_run_time_lists_too(rules: Path, tmp_path: Path) -> None:
+    """What `screen` and the service would answer: an entry that is listed, a rule that one has woken."""
+    at = {name: value for name, value in PAYMENT.items() if name != "at"}
+    file = tmp_path / "payment.json"
+    file.write_text(json.dumps({**at, "customer_id": "c-7", "ip_address": "8.8.8.8", "amount": "5.000"}))
+    for listed in (("blocked_customers", "c-7"), ("blocked_ip_countries", "US")):
+        ran = run(
+            "lists", "add", "carthage-market", *listed, "--reason", "spam", "--rules", rules, "--state", tmp_path
+        )
+        assert ran.code == 0, ran.err
+    ran = explain(file, rules, tmp_path)
+    assert (ran.code, ran.err) == (0, "")
+    assert "customer-blocked — matched" in ran.out
+    assert "run-time entry 1" in ran.out
+    assert "ip-country-blocked — matched" in ran.out
+
+
 def test_explains_yaml_and_one_rule(rules: Path, tmp_path: Path) -> None:
     file = tmp_path / "payment.yaml"
     file.write_text("merchant: carthage-market\nat: 2026-11-23\ntransaction: {amount: 450 TND, card_country: TN}\n")
@@ -401,6 +420,11 @@ def test_explains_yaml_and_one_rule(rules: Path, tmp_path: Path) -> None:
     assert ran.code == 0
     assert "challenge-above — matched and decided: challenge" in ran.out
     assert "night-order" not in ran.out
+    assert "on 2026-11-23 00:00:00" in ran.out
+    file.write_text("merchant: carthage-market\ntransaction: {amount: 450 TND, card_country: TN}\n")
+    today = datetime.now(ZoneInfo("Africa/Tunis")).date()
+    told = explain(file, rules, tmp_path).out
+    assert f"on {today}" in told or f"on {today + timedelta(days=1)}" in told, "without an instant it is now"
     wrong = explain(file, rules, tmp_path, "--rule", "chalenge-above")
     assert (wrong.code, wrong.err.strip()) == (
         2,

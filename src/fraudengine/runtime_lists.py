@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 LARGE_CHANGE: Final = 1_000  # entries; reading them takes about a millisecond
 MAX_RECENT: Final = 50_000  # entries beside the sorted array before it is made anew
 MAX_CACHED: Final = 8_192
+LIVE_WITHIN_US: Final = 86_400_000_000
 
 Connection: TypeAlias = sqlite3.Connection
 
@@ -204,6 +205,12 @@ class RuntimeLists:
             self._load_in_background()
 
     # ---- reading ------------------------------------------------------------------------------------
+
+    def instant_for(self, at_us: int, now_us: int) -> int:
+        """As of when the lists hold for a payment: now for one of the last day, whose gateway may be late;
+        its own time for an older one.
+        """
+        return max(now_us, self.newest_us) if at_us > now_us - LIVE_WITHIN_US else at_us
 
     def of_merchant(self, merchant: str, declared: Mapping[ListName, DeclaredList]) -> MerchantLists | None:
         """The lists that hold for a merchant, its own before those of all; None when there are none."""

@@ -68,7 +68,6 @@ class Parts:
     progress: Callable[[], None] = lambda: None  # hears that a long start goes on
 
 
-LIVE_WITHIN_US: Final = 86_400_000_000
 UPKEEP_SECONDS: Final = 2.0
 PERSIST_SECONDS: Final = 1.0
 LOOKS_PER_INTERVAL: Final = 5
@@ -272,16 +271,12 @@ class Screener:
         return writer
 
     def _lists_for(self, transaction: Transaction, ready: ReadyRuleSet) -> ListsAsOf:
-        """The lists as of now for a payment of the last day, whose gateway's clock may be late or rounded; as of
-        its own time for an older one. The record says which, so that a replay reads the same.
-        """
+        """The lists for a payment. The record says as of when, so that a replay reads the same."""
         as_of_us = transaction.at_us
-        now_us = self._clock_us()
         run_time = None
         if self.run_time_lists is not None:
             run_time = self.run_time_lists.of_merchant(transaction.merchant, ready.rule_set.lists)
-            if as_of_us > now_us - LIVE_WITHIN_US:
-                as_of_us = max(now_us, self.run_time_lists.newest_us)
+            as_of_us = self.run_time_lists.instant_for(as_of_us, self._clock_us())
         return ready.lists_as_of(as_of_us, run_time, transaction.card, [])
 
     def _note_matches(self, transaction: Transaction, lists: ListsAsOf) -> None:

@@ -79,6 +79,8 @@ def program() -> None:
 
 def main() -> None:
     """Runs the program; every expected error becomes one sentence and its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no `—` still shows the rest
     try:
         program.main(standalone_mode=False)
     except click.ClickException as error:
@@ -95,15 +97,18 @@ def main() -> None:
     except RuleFilesRefused as refused:
         click.echo(cards.hide_pans(str(refused)), err=True)
         sys.exit(1)
-    except (StoreUnavailable, ConfigurationError, PermissionError) as error:
+    except (StoreUnavailable, ConfigurationError) as error:
         _say(str(error))
         sys.exit(3)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except (FraudengineError, OSError) as error:
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        sys.exit(3)
+    except FraudengineError as error:
         _say(str(error))
-        sys.exit(3 if isinstance(error, OSError) else 1)
+        sys.exit(1)
 
 
 def _say(message: str) -> None:

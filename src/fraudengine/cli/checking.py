@@ -33,7 +33,7 @@ from ..lists import ListsAsOf, build_indexes
 from ..rules.activation import activate
 from ..rules.ast import ListName, RuleId, RuleSet
 from ..rules.checked import FileKind, in_order
-from ..rules.library import Library, find_test_files
+from ..rules.library import Library, find_test_files, find_unread_files
 from ..rules.link import find_mistakes
 from ..rules.lint import find_unmatched_rules, find_warnings
 from ..rules.sourcetext import decode_source, text_for_display
@@ -88,6 +88,7 @@ def check(
     found = [
         *library.diagnostics,
         *_further_mistakes(library),
+        *_unread_files(directory),
         *tests.mistakes,
         *find_warnings(
             library.checked_files, library.snapshot.rule_sets, library.sources, int(moment.timestamp() * 1_000_000)
@@ -105,6 +106,8 @@ def check(
     if form == "text":
         seen = library.sources.keys() | tests.sources.keys()
         count = len(seen if only is None else seen & only)
+        if paths and not count:
+            raise Problem(f"{paths[0]} is no rule file: the name of one ends in `.yaml`", 2)
         files = f"{count} file{'s' * (count != 1)}"
         said = "no mistakes" if not errors else f"{errors} mistake{'s' * (errors > 1)}"
         more = f", {warnings} warning{'s' * (warnings > 1)}" if warnings else ""
@@ -125,6 +128,12 @@ def _further_mistakes(library: Library) -> Iterator[Diagnostic]:
             continue
         if text is not None:
             yield from find_mistakes(path, text, by_name, shared)
+
+
+def _unread_files(directory: Path) -> Iterator[Diagnostic]:
+    for path, hint in find_unread_files(directory):
+        place = Span(path, 1, 1, 2)
+        yield Diagnostic("unread-file", "this file is not read", place, hint, Severity.WARNING)
 
 
 @dataclass(slots=True)

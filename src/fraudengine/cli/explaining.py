@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +24,16 @@ from ..enrich import Enricher
 from ..explain import explain_decision
 from ..explain_recorded import ExplainedScreening, explain_recorded, transaction_heading
 from ..explain_text import explanation_object, explanation_text
+from ..list_store import ListStore
 from ..log_reader import LogReader
 from ..reasons import Language
 from ..request import read_transaction
+from ..rules.activation import awaited_lists
 from ..rules.ast import RuleSet
 from ..rules.library import Library
 from ..ruletest import read_test_merchant, read_tests, screen_test
 from ..ruletest.reading import has_tests, read_one_payment
+from ..runtime_lists import RuntimeLists
 from ..screening import Screened, screen_transaction
 from ..store import parse_screening_id
 from .options import Problem, configuration, data_option, format_option, read_input, rules_option, state_option
@@ -62,7 +66,8 @@ def explain(
 
     SCREENING is the id of a recorded screening (scr_…): it is explained by the rules that were in force then.
     FILE is a payment: the JSON of POST /v1/screenings, or YAML in the words of test files (`merchant`,
-    `transaction`), or a test file; `-` reads standard input. It is explained by today's rules.
+    `transaction`), or a test file; `-` reads standard input. It is explained by today's rules; JSON by the run-time
+    lists as well, the words of test files by the entries of rule files alone. What came before it is not counted.
     """
     config = configuration(rules=rules, state=state, data=data_directory, format=output)
     screening_id = parse_screening_id(what)
@@ -117,14 +122,35 @@ def _explain_file(
     library = Library.load(config.rules)
     engine, enricher = Engine(), Enricher(open_data(config))
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        screened = [_screen_json(text, config, library, engine, enricher)]
-    else:
-        screened = _screen_yaml(source, text, library, engine, enricher, name_filter)
-    for one in screened:
+        with _run_time_lists(config) as run_time:  # open until what it found is told
+            yield _explained(_screen_json(text, config, library, engine, enricher, run_time), language)
+        return
+    for one in _screen_yaml(source, text, library, engine, enricher, name_filter):
         yield _explained(one, language)
 
 
-def _screen_json(text: str, config: Config, library: Library, engine: Engine, enricher: Enricher) -> Screened:
+@contextmanager
+def _run_time_lists(config: Config) -> Iterator[RuntimeLists | None]:
+    """The run-time lists of this machine; None where nobody keeps any."""
+    if not config.lists_file.exists():
+        yield None
+        return
+    with ListStore(config.lists_file) as kept:
+        lists = RuntimeLists(kept.path, kept.generation)
+        try:
+            yield lists
+        finally:
+            lists.close()
+
+
+def _screen_json(
+    text: str,
+    config: Config,
+    library: Library,
+    engine: Engine,
+    enricher: Enricher,
+    run_time: RuntimeLists | None,
+) -> Screened:
     try:
         key = config.load_card_key().key
     except ConfigurationError:
@@ -132,11 +158,18 @@ def _screen_json(text: str, config: Config, library: Library, engine: Engine, en
             raise
         key = CardKey(secrets.token_bytes(32))  # no fingerprint is made with it
     try:
-        transaction, _ = read_transaction(text.encode(), key, time.time_ns() // 1000)
+        now_us = time.time_ns() // 1000
+        transaction, _ = read_transaction(text.encode(), key, now_us)
     except InvalidTransaction as error:
         raise Problem(str(error)) from None
-    ready = engine.prepare(_rule_set(library, transaction.merchant))
-    return screen_transaction(engine, enricher, ready, transaction)
+    rule_set = _rule_set(library, transaction.merchant)
+    if run_time is None:
+        return screen_transaction(engine, enricher, engine.prepare(rule_set), transaction)
+    held = run_time.of_merchant(rule_set.name, rule_set.lists)
+    filled = frozenset(filter(held.is_filled, awaited_lists(rule_set))) if held is not None else frozenset()
+    ready = engine.prepare(rule_set, filled)
+    lists = ready.lists_as_of(run_time.instant_for(transaction.at_us, now_us), held, transaction.card, [])
+    return screen_transaction(engine, enricher, ready, transaction, lists=lists)
 
 
 def _screen_yaml(
@@ -145,7 +178,8 @@ def _screen_yaml(
     merchant = read_test_merchant(source, text)
     ready: ReadyRuleSet = engine.prepare(_rule_set(library, merchant))
     if not has_tests(source, text):
-        return [screen_test(read_one_payment(source, text, ready.rule_set), ready, engine, enricher)]
+        payment = read_one_payment(source, text, ready.rule_set, time.time_ns() // 1000)
+        return [screen_test(payment, ready, engine, enricher)]
     tests = read_tests(source, text, ready.rule_set)
     chosen = [test for test in tests if name_filter.lower() in test.name.lower()]
     if not chosen:

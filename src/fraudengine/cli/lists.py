@@ -10,14 +10,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import click
 
 from ..cards import CardKey
 from ..config import Config
-from ..diagnostics import ConfigurationError, InvalidTransaction
+from ..diagnostics import ConfigurationError, InvalidTransaction, RuleFilesRefused, UnknownMerchant
 from ..facts import ListKind
 from ..list_admin import ListAdmin, UnknownEntry, UnknownList, stored_entry_object
 from ..list_entries import read_time, time_text
@@ -26,7 +26,8 @@ from ..list_reading import ListReader
 from ..list_review import review_entries
 from ..list_store import ListStore
 from ..list_values import holds_card_number, read_note
-from ..rules.library import Library
+from ..rules.ast import RuleSet
+from ..rules.library import PLATFORM, Library
 from .options import Command, Problem, configuration, format_option, rules_option, state_option
 
 _CHUNK = 1 << 20
@@ -55,11 +56,38 @@ def _notes(command: Command) -> Command:
 def _open(config: Config) -> Iterator[ListAdmin]:
     """The lists of this machine; every expected mistake becomes one sentence."""
     library = Library.load(config.rules)
+    rule_sets = _known_rule_sets(library)
     with ListStore(config.lists_file) as store:
         try:
-            yield ListAdmin(store, lambda: library.snapshot.rule_sets, lambda: _card_key(config))
+            yield ListAdmin(store, lambda: rule_sets, lambda: _card_key(config))
+        except UnknownMerchant as error:
+            if error.merchant in library.snapshot.refused_merchants:
+                raise RuleFilesRefused(library.diagnostics, library.sources) from None
+            raise
         except (InvalidTransaction, UnknownList, UnknownEntry) as error:
             raise Problem(str(error)) from None
+
+
+def _known_rule_sets(library: Library) -> dict[str, RuleSet]:
+    """Those in force; for a merchant whose file has a mistake the house rules, so that a card can still be listed.
+
+    Without them such a merchant is not known: nobody can say of which kind its lists are.
+    """
+    snapshot = library.snapshot
+    known = dict(snapshot.rule_sets)
+    house = known.get(PLATFORM)
+    if house is not None:
+        for refusal in snapshot.refusals:
+            name = PurePosixPath(refusal.path).stem
+            if name in snapshot.refused_merchants:
+                known[name] = house
+                first = refusal.diagnostics[0]
+                click.echo(
+                    f"{refusal.path}:{first.span.line} is refused: {first.message}; meanwhile `{name}` is known to "
+                    "have the lists of the house rules only",
+                    err=True,
+                )
+    return known
 
 
 def _card_key(config: Config) -> CardKey | None:

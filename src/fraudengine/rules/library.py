@@ -29,6 +29,7 @@ _MERCHANTS: Final = "merchants/"
 _LISTS: Final = "lists/"
 _FOLDERS: Final = ("", _MERCHANTS, _LISTS)
 _SUFFIXES: Final = (".yaml", ".yml")
+_NEARLY: Final = (*_SUFFIXES, *(f"{suffix}.txt" for suffix in _SUFFIXES))
 _TEST_SUFFIXES: Final = (".test.yaml", ".test.yml")
 
 
@@ -358,6 +359,31 @@ def _entries(directory: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         for entry in found:
             if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and not _is_folder(entry):
                 yield folder + entry.name, entry
+
+
+def find_unread_files(directory: Path) -> Iterator[tuple[str, str]]:
+    """Relative path of each file that looks like a rule file and is read by nobody, and what to do about it."""
+    for folder in (_MERCHANTS, _LISTS, ""):
+        try:
+            found = sorted(os.scandir(directory / folder), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in found:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if _is_folder(entry):
+                for path in _rule_files_in(Path(entry.path)) if folder else ():
+                    yield f"{folder}{name}/{path}", f"move it to {folder}: folders in it are not read"
+            elif name.lower().endswith(_NEARLY) and not name.endswith(_SUFFIXES):
+                yield folder + name, "rename it: the name of a rule file ends in `.yaml`, in small letters"
+
+
+def _rule_files_in(directory: Path) -> list[str]:
+    try:
+        return [path for path, _ in find_rule_files(directory)]
+    except OSError:
+        return []
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -70,10 +70,11 @@ def read_tests(path: str, text: str, rule_set: RuleSet) -> tuple[RuleTest, ...]:
     return tests
 
 
-def read_one_payment(path: str, text: str, rule_set: RuleSet) -> RuleTest:
-    """The payment that a file without `tests` describes in the words of test files; expects nothing."""
+def read_one_payment(path: str, text: str, rule_set: RuleSet, now_us: int) -> RuleTest:
+    """The payment that a file without `tests` describes in the words of test files, by default made now; expects
+    nothing."""
     node, mistakes = _read_mapping(path, text)
-    payment = _Reader(rule_set, mistakes).payment(node) if node is not None else None
+    payment = _Reader(rule_set, mistakes).payment(node, now_us) if node is not None else None
     if payment is None or has_errors(mistakes.found):
         raise RuleFilesRefused(in_order(mistakes.found), {path: text_for_display(text)})
     return payment
@@ -99,7 +100,10 @@ class _Reader:
 
     def tests(self, top: MappingNode) -> tuple[RuleTest, ...]:
         self.known_keys(top, TOP_KEYS, "a test file")
-        base, at_us = self.base(top)
+        base, given_at_us = self.base(top)
+        default = values.instant(DEFAULT_AT, self.rule_set.timezone)
+        assert isinstance(default, int)
+        at_us = default if given_at_us is None else given_at_us
         items = top.get("tests")
         if not isinstance(items, Sequence) or not items.items:
             self.report("no-tests", "there are no tests", items or top, "write `tests:` and a list of them")
@@ -114,13 +118,15 @@ class _Reader:
                 self.report("duplicate-test", message, test.span, hint, also)
         return tuple(test for test in read if test is not None)
 
-    def payment(self, top: MappingNode) -> RuleTest | None:
+    def payment(self, top: MappingNode, now_us: int) -> RuleTest | None:
         self.known_keys(top, PAYMENT_KEYS, "a payment")
         given, at_us = self.base(top)
-        return self.whole(PurePosixPath(top.path).stem, top, given, at_us, Expectation())
+        return self.whole(
+            PurePosixPath(top.path).stem, top, given, now_us if at_us is None else at_us, Expectation()
+        )
 
-    def base(self, top: MappingNode) -> tuple[Given, int]:
-        """What every test starts from: the facts and the instant."""
+    def base(self, top: MappingNode) -> tuple[Given, int | None]:
+        """What every test starts from: the facts, and the instant where one is given."""
         given: Given = {}
         at_us = self.moment(top)
         shared = top.get("transaction")
@@ -129,9 +135,7 @@ class _Reader:
             at_us = at_us if own_at_us is None else own_at_us
         elif shared is not None:
             self.report("not-a-mapping", "`transaction` gives facts and their values", shared, _FACTS_HINT)
-        default = values.instant(DEFAULT_AT, self.rule_set.timezone)
-        assert isinstance(default, int)
-        return given, default if at_us is None else at_us
+        return given, at_us
 
     def test(self, node: Node, base: Given, at_us: int) -> RuleTest | None:
         if not isinstance(node, MappingNode):

@@ -1,0 +1,103 @@
+"""What happens to support staff whose file is not quite what they mean: nothing is passed over in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fraudengine.replay.atomic import replaced_file
+
+from .command_line import run, sample_rules
+from .running import REPOSITORY
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    return sample_rules(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("merchants/shop.YAML", "rename it"),
+        ("merchants/shop.yaml.txt", "rename it"),
+        ("platform.yml.txt", "rename it"),
+        ("merchants/sub/shop.yaml", "move it to merchants/"),
+        ("lists/old/bad.yml", "move it to lists/"),
+    ],
+)
+def test_check_tells_of_files_that_nobody_reads(rules: Path, name: str, hint: str) -> None:
+    path = rules / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("merchant: shop\nextends: platform\n")
+    ran = run("check", rules)
+    assert ran.code == 0
+    assert "warning: this file is not read" in ran.out
+    assert f"{name}:1:1" in ran.out
+    assert hint in ran.out
+    assert run("check", "--strict", rules).code == 1
+
+
+def test_check_leaves_copies_that_editors_keep_alone(rules: Path) -> None:
+    for name in ("shop.yaml~", ".shop.yaml.swp", "shop.yaml.bak", "README.md"):
+        (rules / "merchants" / name).write_text("merchant: shop\n")
+    assert "not read" not in run("check", rules).out
+
+
+def test_check_of_a_file_that_is_no_rule_file_is_a_wrong_call(rules: Path) -> None:
+    (rules / "merchants" / "shop.yaml.txt").write_text("merchant: shop\nextends: platform\n")
+    ran = run("check", rules / "merchants" / "shop.yaml.txt")
+    assert (ran.code, "is no rule file: the name of one ends in `.yaml`" in ran.err) == (2, True)
+
+
+def test_lists_can_be_kept_while_the_merchants_file_has_a_mistake(rules: Path, tmp_path: Path) -> None:
+    """A stolen card must not wait for a typo."""
+    merchant = rules / "merchants" / "carthage-market.yaml"
+    merchant.write_text(merchant.read_text() + "\nrulez: []\n")
+    where = ("--rules", rules, "--state", tmp_path / "var")
+    added = run("lists", "add", "carthage-market", "blocked_customers", "c-7", "--reason", "stolen", *where)
+    assert added.code == 0, added.err
+    assert "merchants/carthage-market.yaml:" in added.err
+    assert "is refused: unknown key `rulez`" in added.err
+    assert "c-7" in run("lists", "show", "carthage-market", "blocked_customers", *where).out
+    (rules / "platform.yaml").write_text("rule_set: platform\nrulez: []\n")
+    refused = run("lists", "show", "carthage-market", "blocked_customers", *where)
+    assert (refused.code, "unknown key `rulez`" in refused.err) == (1, True)
+
+
+def test_a_terminal_that_cannot_show_every_letter_shows_the_others(tmp_path: Path) -> None:
+    payment = {"merchant": "carthage-market", "transaction_id": "T-1", "amount": "5.000", "currency": "TND"}
+    file = tmp_path / "payment.json"
+    file.write_text(json.dumps(payment))
+    for language in ("en", "fr"):
+        ran = subprocess.run(
+            [sys.executable, "-m", "fraudengine", "explain", file, "--lang", language],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+            cwd=REPOSITORY,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, b"")
+        assert b"\nprepaid-card ? " in ran.stdout
+
+
+def test_a_file_that_is_replaced_stays_a_link_and_nothing_else_is_replaced(tmp_path: Path) -> None:
+    there, link, pipe = tmp_path / "there", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(there)
+    with replaced_file(link) as draft:
+        draft.write_text("whole")
+    assert (link.is_symlink(), there.read_text()) == (True, "whole")
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="is no file that can be replaced"), replaced_file(pipe):
+        raise AssertionError("nothing is to be written")
+    assert pipe.is_fifo()
+
+
+def test_an_error_of_the_disk_names_the_file(rules: Path, tmp_path: Path) -> None:
+    ran = run("test", rules, "--junit", tmp_path / "nowhere" / "x.xml")
+    assert (ran.code, ran.err.strip()) == (3, f"fraudengine: {tmp_path}/nowhere/x.xml: No such file or directory")
