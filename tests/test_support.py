@@ -55,6 +55,28 @@ def test_check_of_a_file_that_is_no_rule_file_is_a_wrong_call(rules: Path) -> No
     assert (ran.code, "is no rule file: the name of one ends in `.yaml`" in ran.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("setting", "least"),
+    [
+        ("max_attempts_per_card: 0", 1),
+        ("max_attempts_per_card: -1", 1),
+        ("max_refusals_per_address: 0", 1),
+        ("max_cards_per_address: -5", 0),
+    ],
+)
+def test_a_figure_that_every_count_reaches_is_a_mistake(rules: Path, setting: str, least: int) -> None:
+    """Zero is what people write for `off`; it would refuse every card."""
+    shop = rules / "merchants" / "shop.yaml"
+    shop.write_text(f"merchant: shop\nextends: platform\nsettings:\n  {setting}\n")
+    ran = run("check", rules)
+    assert ran.code == 1
+    assert "would match every payment" in ran.out
+    assert "shop.yaml:4:" in ran.out
+    assert f"write {least} or more, or delete the line: then the rule is off" in ran.out
+    shop.write_text(f"merchant: shop\nextends: platform\nsettings:\n  {setting.split(':')[0]}: {least}\n")
+    assert run("check", rules).code == 0
+
+
 def test_lists_can_be_kept_while_the_merchants_file_has_a_mistake(rules: Path, tmp_path: Path) -> None:
     """A stolen card must not wait for a typo."""
     merchant = rules / "merchants" / "carthage-market.yaml"
@@ -68,6 +90,25 @@ def test_lists_can_be_kept_while_the_merchants_file_has_a_mistake(rules: Path, t
     (rules / "platform.yaml").write_text("rule_set: platform\nrulez: []\n")
     refused = run("lists", "show", "carthage-market", "blocked_customers", *where)
     assert (refused.code, "unknown key `rulez`" in refused.err) == (1, True)
+
+
+def test_show_names_lists_that_are_filled_at_run_time_and_the_rules_that_they_wake(
+    rules: Path, tmp_path: Path
+) -> None:
+    where = ("--rules", rules, "--state", tmp_path / "var")
+    (rules / "merchants" / "shop.yaml").write_text("merchant: shop\nextends: platform\n")
+    before = run("show", "shop", *where)
+    assert "ip-country-not-allowed  nobody filled the list `allowed_ip_countries`" in before.out
+    assert not (tmp_path / "var").exists(), "to look makes no files"
+    assert run("lists", "add", "shop", "allowed_ip_countries", "TN", *where).code == 0
+    after = run("show", "shop", *where)
+    assert after.code == 0, after.err
+    assert "nobody filled the list `allowed_ip_countries`" not in after.out
+    assert "run time, see `lists show`: allowed_ip_countries" in after.out
+    (empty,) = [line for line in after.out.splitlines() if line.strip().startswith("empty:")]
+    assert "allowed_ip_countries" not in empty
+    found = run("show", "shop", *where, "--format", "json").json
+    assert found["filled_at_run_time"] == ["allowed_ip_countries"]
 
 
 def test_a_terminal_that_cannot_show_every_letter_shows_the_others(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from ..enrich import Enricher
 from ..explain import explain_decision
 from ..explain_recorded import ExplainedScreening, explain_recorded, transaction_heading
 from ..explain_text import explanation_object, explanation_text
-from ..list_store import ListStore
 from ..log_reader import LogReader
 from ..reasons import Language
 from ..request import read_transaction
@@ -37,6 +35,7 @@ from ..runtime_lists import RuntimeLists
 from ..screening import Screened, screen_transaction
 from ..store import parse_screening_id
 from .options import Problem, configuration, data_option, format_option, read_input, rules_option, state_option
+from .run_time import open_run_time_lists
 
 
 @click.command()
@@ -122,25 +121,11 @@ def _explain_file(
     library = Library.load(config.rules)
     engine, enricher = Engine(), Enricher(open_data(config))
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        with _run_time_lists(config) as run_time:  # open until what it found is told
+        with open_run_time_lists(config) as run_time:  # open until what it found is told
             yield _explained(_screen_json(text, config, library, engine, enricher, run_time), language)
         return
     for one in _screen_yaml(source, text, library, engine, enricher, name_filter):
         yield _explained(one, language)
-
-
-@contextmanager
-def _run_time_lists(config: Config) -> Iterator[RuntimeLists | None]:
-    """The run-time lists of this machine; None where nobody keeps any."""
-    if not config.lists_file.exists():
-        yield None
-        return
-    with ListStore(config.lists_file) as kept:
-        lists = RuntimeLists(kept.path, kept.generation)
-        try:
-            yield lists
-        finally:
-            lists.close()
 
 
 def _screen_json(

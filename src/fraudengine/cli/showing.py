@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,16 +16,19 @@ from typing import Any, Final
 import click
 
 from ..api.rule_sets import describe_rule_set
+from ..config import Config
 from ..decision import Match, Outcome, level
-from ..diagnostics import RuleFilesRefused, Span, UnknownMerchant, suggest
+from ..diagnostics import RuleFilesRefused, Span, StoreUnavailable, UnknownMerchant, suggest
 from ..effective import Sources, find_sources
 from ..explain import describe_rule
 from ..explain_words import day_words
 from ..rule_words import entry_words, setting_words, when_words
-from ..rules.ast import DeclaredList, ListEntry, Mode, Rule, RuleSet, SettingValue
+from ..rules.activation import activate
+from ..rules.ast import DeclaredList, ListEntry, ListName, Mode, Rule, RuleSet, SettingValue
 from ..rules.counters import describe_counter
 from ..rules.library import Library
-from .options import Problem, configuration, format_option, rules_option
+from .options import Problem, configuration, format_option, rules_option, state_option
+from .run_time import open_run_time_lists
 
 WIDEST: Final = 100
 NARROWEST: Final = 40
@@ -42,25 +46,40 @@ _LEVELS: Final = (
 @click.argument("merchant")
 @click.option("--all-entries", is_flag=True, help=f"Show every list entry, not only the first {SHOWN_ENTRIES}.")
 @rules_option
+@state_option
 @format_option
-def show(merchant: str, all_entries: bool, rules: Path | None, output: str | None) -> None:
+def show(merchant: str, all_entries: bool, rules: Path | None, state: Path | None, output: str | None) -> None:
     """Show what is in force for MERCHANT, in the order in which it decides.
 
     Settings and lists that are filled in come first, then every rule with the file and line it is from, then the
-    rules that are off and why.
+    rules that are off and why. Lists with entries that are kept at run time are named; `lists show` shows them.
     """
-    config = configuration(rules=rules, format=output)
+    config = configuration(rules=rules, state=state, format=output)
     library = Library.load(config.rules)
-    rule_set = merchant_rule_set(library, merchant)
-    sources = find_sources(library, rule_set)
+    linked = merchant_rule_set(library, merchant)
+    sources = find_sources(library, linked)
+    filled = _filled_at_run_time(config, linked)
+    rule_set = activate(linked, filled)
     now_us = time.time_ns() // 1000
     if config.format == "json":
-        click.echo(json.dumps(_as_object(merchant, rule_set, sources), indent=2, ensure_ascii=False))
+        shown = _as_object(merchant, rule_set, sources) | {"filled_at_run_time": sorted(filled)}
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     columns = shutil.get_terminal_size((WIDEST, 24)).columns if sys.stdout.isatty() else WIDEST
     page = Page(max(NARROWEST, min(columns, WIDEST)))
-    _describe(page, rule_set, sources, now_us, None if all_entries else SHOWN_ENTRIES)
+    _describe(page, rule_set, sources, now_us, None if all_entries else SHOWN_ENTRIES, filled)
     click.echo("\n".join(page.lines))
+
+
+def _filled_at_run_time(config: Config, rule_set: RuleSet) -> frozenset[ListName]:
+    """The merchant's lists that have run-time entries, as far as this user may read them."""
+    try:
+        with open_run_time_lists(config) as run_time:
+            held = run_time.of_merchant(rule_set.name, rule_set.lists) if run_time is not None else None
+            return frozenset(filter(held.is_filled, rule_set.lists)) if held is not None else frozenset()
+    except StoreUnavailable as error:
+        click.echo(f"entries that are kept at run time are not looked at: {error}", err=True)
+        return frozenset()
 
 
 def merchant_rule_set(library: Library, merchant: str) -> RuleSet:
@@ -113,13 +132,29 @@ def _place(span: Span) -> str:
     return f"{span.path}:{span.line}"
 
 
-def _describe(page: Page, rule_set: RuleSet, sources: Sources, now_us: int, shown: int | None) -> None:
+def _describe(
+    page: Page,
+    rule_set: RuleSet,
+    sources: Sources,
+    now_us: int,
+    shown: int | None,
+    filled: AbstractSet[ListName],
+) -> None:
     page.lines.append(click.style(rule_set.name, bold=True))
     page.text(rule_set.description, indent=2)
     page.text(f"from {', '.join(sources.files)}", indent=2)
     page.text(f"revision {rule_set.revision[:12]}, times in {rule_set.timezone}", indent=2)
     _describe_settings(page, rule_set, sources)
     _describe_lists(page, rule_set, sources, now_us, shown)
+    if filled:
+        page.text(
+            f"with entries that are kept at run time, see `lists show`: {', '.join(sorted(filled))}", indent=2
+        )
+    empty = [
+        name for name, declared in sorted(rule_set.lists.items()) if not declared.entries and name not in filled
+    ]
+    if empty:
+        page.text(f"empty: {', '.join(empty)}", indent=2)
     if rule_set.velocity:
         page.heading("counters")
         for name, counter in sorted(rule_set.velocity.items()):
@@ -162,9 +197,6 @@ def _describe_lists(page: Page, rule_set: RuleSet, sources: Sources, now_us: int
             for entry in declared.entries[:shown]:
                 if note := _entry_note(entry, rule_set.timezone):
                     page.text(f"{entry_words(entry, declared.kind)}: {note}", indent=6)
-    empty = [declared.name for declared in lists if not declared.entries]
-    if empty:
-        page.text(f"empty: {', '.join(empty)}", indent=2)
     if not lists:
         page.text("none", indent=2)
 

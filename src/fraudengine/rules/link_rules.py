@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
 from ..diagnostics import Diagnostic
 from ..facts import CATALOGUE
-from .ast import (
-    ListName,
-    Literal,
-    Mode,
-    MoneyFigures,
-    Rule,
-)
+from .ast import Compare, ListName, Literal, Mode, MoneyFigures, Op, Rule, SettingRef, walk
 from .check_values import Wrong, literal
 from .checked import CheckedRule, SettingUse
 from .fill import fill_settings
@@ -94,6 +89,7 @@ def _fill_in(checked: CheckedRule, merged: Merged) -> Rule | list[Diagnostic]:
             mistakes.append(suited)
         else:
             values[use.name, use.fact] = suited
+    mistakes += _always_reached(checked, merged, values)
     if mistakes:
         return mistakes
     filled = replace(
@@ -106,6 +102,30 @@ def _fill_in(checked: CheckedRule, merged: Merged) -> Rule | list[Diagnostic]:
         return filled
     given = [(merged.value_places[use.name], f"`{use.name}` has its value here") for use in checked.settings]
     return [replace(contradiction, also=(*contradiction.also, *dict.fromkeys(given)))]
+
+
+def _always_reached(
+    checked: CheckedRule, merged: Merged, values: Mapping[tuple[str, str], Literal | MoneyFigures]
+) -> Iterator[Diagnostic]:
+    """A figure that every count reaches, such as 0 where it was to switch the rule off."""
+    rule = checked.rule
+    for test in (*walk(rule.when), *(walk(rule.unless) if rule.unless is not None else ())):
+        if not (
+            isinstance(test, Compare) and isinstance(test.operand, SettingRef) and test.fact in merged.velocity
+        ):
+            continue
+        name = test.operand.name
+        value = values.get((name, test.fact))
+        figure = value.value if isinstance(value, Literal) else None
+        least = {Op.AT_LEAST: 1, Op.OVER: 0}.get(test.op)
+        if isinstance(figure, int) and least is not None and figure < least:
+            yield Diagnostic(
+                "always-reached",
+                f"`{name}` is {figure}, which every payment reaches: rule `{rule.id}` would match every payment",
+                merged.value_places[name],
+                f"write {least} or more, or delete the line: then the rule is off",
+                also=((test.span, f"`{test.fact}` is compared with it here"),),
+            )
 
 
 def _suit(value: Literal | MoneyFigures, use: SettingUse, merged: Merged) -> Literal | MoneyFigures | Diagnostic:
