@@ -432,3 +432,27 @@ def test_time_for_one_file(capsys: pytest.CaptureFixture[str]) -> None:
         check_text(path, text)
     with capsys.disabled():
         print(f" [check: {(time.process_time() - began) / count * 1000:.2f} ms for 36 lines]", end="")
+
+
+# ---- entries that were pasted as one text ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pasted", "meant"),
+    [
+        ("\n    c-1\n\n    c 2 # the second\n", "c-1, c 2"),
+        ("c-1\r\n    c-2\r\n", "c-1, c-2"),
+        ("|\n    c-1\n    c 2\n", "c-1, c 2"),
+        ("c-1\n    - c-2\n", "c-1, c-2"),
+        ("1. RU\n    2. KP\n", "RU, KP"),
+        ("“RU”، «KP»", "RU, KP"),
+        ("RU/KP", "RU, KP"),
+        ("C(1); C(2)", "C(1), C(2)"),
+        ("Ali Ben Salah", "Ali Ben Salah"),
+        ("71 123 456", "71 123 456"),
+        ('"it is: so"', '"it is: so"'),
+    ],
+)
+def test_pasted_entries_are_shown_as_the_list_they_are(pasted: str, meant: str) -> None:
+    mistakes = check_text("shop.yaml", f"merchant: shop\nlists:\n  some: {pasted}\n")[1]
+    assert [item.hint for item in mistakes] == [f"write `some: [{meant}]`"]

@@ -38,6 +38,7 @@ from .checked import (
     types_by_key,
 )
 from .counters import Counter
+from .pasted_entries import list_meant, split_entries
 from .yamldoc import Mapping as MappingNode
 from .yamldoc import Node, Scalar, Sequence, content_digest, read_document
 
@@ -349,14 +350,18 @@ class _FileReader:
             if isinstance(value, Sequence):
                 if self.may_hold(value):
                     self.lists_filled.append(FilledList(ListName(key.text), value, key.span))
-            elif isinstance(value, MappingNode):
+            elif isinstance(value, MappingNode) and not _is_set(value):
                 given = known_keys(value, LIST_KEYS, "a list", self.mistakes)
                 self.declare_list(key, value, given, timezone, dates_wait)
-            elif value.is_empty:
+            elif isinstance(value, Scalar) and value.is_empty:
                 self.report("empty-value", f"`{key.text}` has no value", key, "write `[]` for no entries")
             else:
-                hint = f"write `{key.text}: [{value.text[:40]}]`"
-                self.report("not-a-list", "entries are written as a list", value, hint)
+                self.report_not_a_list(key.text, value)
+
+    def report_not_a_list(self, name: str, node: Scalar | MappingNode) -> None:
+        keys = [key.text for key, _ in node.items] if isinstance(node, MappingNode) else []
+        pieces = split_entries(node, self.text) if isinstance(node, Scalar) else keys
+        self.report("not-a-list", "entries are written as a list", node, list_meant(name, pieces))
 
     def may_hold(self, node: Sequence) -> bool:
         self.entry_count += len(node.items)
@@ -379,7 +384,9 @@ class _FileReader:
             return
         entries = given.get("entries")
         read: tuple[ListEntry, ...] = ()
-        if entries is not None and (not isinstance(entries[1], Sequence) or self.may_hold(entries[1])):
+        if entries is not None and isinstance(entries[1], Scalar) and not entries[1].is_empty:
+            self.report_not_a_list("entries", entries[1])
+        elif entries is not None and (not isinstance(entries[1], Sequence) or self.may_hold(entries[1])):
             read = read_entries(entries[1], kind, timezone, self.mistakes)
             if dates_wait and isinstance(entries[1], Sequence) and says_dates(entries[1]):
                 self.dated_lists.append(FilledList(ListName(key.text), entries[1], key.span))
@@ -407,6 +414,12 @@ class _FileReader:
     ) -> None:
         key = name_node if isinstance(name_node, Scalar) else Scalar(name, True, self.path, 1, 1, 2)
         self.declare_list(key, name_node, given, timezone, dates_wait=False)
+
+
+def _is_set(node: MappingNode) -> bool:
+    """Whether it is `{RU, KP}`, which YAML reads as keys without values."""
+    empty = all(isinstance(value, Scalar) and value.is_empty for _, value in node.items)
+    return empty and bool(node.items) and not any(key.text in LIST_KEYS for key, _ in node.items)
 
 
 _KINDS: Final = tuple(kind.value for kind in FileKind)

@@ -314,6 +314,10 @@ def instant(text: str, zone: str) -> int | Wrong:
     except ValueError:
         hint = "write `2026-11-02` or `2026-11-02T10:15:00Z`"
         return Wrong("not-a-date", f"{shown(text)} is no date", hint)
+    if (
+        moment.tzinfo is None and ":" not in text and "T" not in text
+    ):  # another of the forms of ISO 8601, `20261102`
+        return Wrong("not-a-date", f"{shown(text)} is no date", f"write `{moment.date()}`")
     if moment.tzinfo is None:
         hint = f"write the date alone, or add the zone: `{text[:32]}Z`"
         return Wrong("no-timezone", f"{shown(text)} does not say in which time zone", hint)
