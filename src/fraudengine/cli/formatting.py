@@ -29,7 +29,8 @@ from .selection import is_test_file, paths_argument, select
 def fmt(paths: tuple[Path, ...], only_check: bool, rules: Path | None) -> None:
     """Rewrite rule files and their tests in one uniform form. Comments and meaning stay as they are.
 
-    A file with mistakes is left as it is, and its mistakes are shown.
+    A file with mistakes of its own is left as it is, and they are shown; `check` also finds those that only show
+    beside the files that it extends.
     """
     files = list(_files(paths, rules))
     changed, refused = [], 0
