@@ -25,6 +25,7 @@ from .ast import (
     IsUnknown,
     ListName,
     Literal,
+    MoneyFigures,
     Not,
     OneOf,
     Op,
@@ -32,7 +33,7 @@ from .ast import (
     SettingRef,
     StartsWith,
 )
-from .check_operands import read_figures, read_operand, with_article
+from .check_operands import decimal_commas, read_figures, read_operand, with_article
 from .check_values import Wrong
 from .checked import KnownFacts, ListUse, Mistakes, SettingUse, one_of_words, shown
 from .yamldoc import Mapping as MappingNode
@@ -109,6 +110,19 @@ def _metadata_spec(name: str, fact_type: FactType) -> FactSpec:
 
 def _join(conditions: list[Condition], span: Span) -> Condition:
     return conditions[0] if len(conditions) == 1 else All(tuple(conditions), span)
+
+
+def _is_greater(low: Operand, high: Operand) -> bool:
+    """Whether both are known, and no value lies from the one to the other."""
+    match low, high:
+        case Literal(value=int(first)), Literal(value=int(second)):
+            return first > second
+        case MoneyFigures(figures=some), MoneyFigures(figures=others):
+            most = dict(others)
+            common = [(minor, most[code]) for code, minor in some if code in most]
+            return bool(common) and all(first > second for first, second in common)
+        case _:
+            return False
 
 
 def _span_of(key: Scalar, value: Node) -> Span:
@@ -219,9 +233,19 @@ class _Reader:
             hint = f"write one of {one_of_words(TEST_WORDS)}"
             self.report("empty-condition", f"`{spec.name}` is not tested", node, hint)
             return None
+        split = decimal_commas(node) if spec.type is FactType.MONEY else []
+        if split:
+            self.report_commas(split)
+            return None
         parts = [self.test_word(spec, key, value, depth) for key, value in node.items]
         found = [part for part in parts if part is not None]
         return _join(found, node.span) if len(found) == len(parts) else None
+
+    def report_commas(self, split: list[tuple[Scalar, Scalar, Scalar]]) -> None:
+        for _, whole, _ in split:
+            amount = values.money(whole.text)
+            if isinstance(amount, Wrong):
+                self.report(amount.code, amount.message, whole, amount.hint)
 
     def test_word(self, spec: FactSpec, key: Scalar, value: Node, depth: int) -> Condition | None:
         word = key.text
@@ -322,6 +346,9 @@ class _Reader:
         low, high = (self.operand(spec, item) for item in value.items)
         if low is None or high is None:
             return None
+        if _is_greater(low, high):
+            self.report_backwards(spec, value)
+            return None
         low_span, high_span = (item.span for item in value.items)
         return All(
             (
@@ -330,6 +357,16 @@ class _Reader:
             ),
             key.span,
         )
+
+    def report_backwards(self, spec: FactSpec, pair: Sequence) -> None:
+        texts = [shown(item.text)[1:-1] for item in pair.items if isinstance(item, Scalar)]
+        said, hint = "the first is greater than the second", "exchange the two"
+        if len(texts) == 2:
+            low, high = texts
+            said, hint = f"`{low}` is greater than `{high}`", f"write `between: [{high}, {low}]`"
+            if spec.name == "hour":
+                hint = f"past midnight write `any: [{{hour: {{at_least: {low}}}}}, {{hour: {{at_most: {high}}}}}]`"
+        self.report("never-matches", f"`between` takes the lowest first, and {said}", pair, hint)
 
     def in_list(self, spec: FactSpec, key: Scalar, value: Node) -> Condition | None:
         if not isinstance(value, Scalar) or not value.text:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from ..cards import is_fingerprint
@@ -21,6 +21,7 @@ from ..countries import NAMES, code_for_name, read_country
 from ..diagnostics import suggest
 from ..facts import FactSpec, FactType, ListKind
 from ..money import EXPONENTS, InvalidAmount, format_minor, read_minor
+from .amounts_meant import currency_meant, plain_figure
 from .checked import one_of_words, shown
 
 MAX_TEXT: Final = 256
@@ -38,9 +39,11 @@ class Wrong:
 
 
 Literal: TypeAlias = str | int | bool
+_Read = TypeVar("_Read")
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,15}", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?[0-9][0-9 _,.']*", re.ASCII)
+_NUMBER_THEN_WORD: Final = re.compile(r"([0-9](?:[0-9 _,.'’\u00a0\u202f]*[0-9])?)\s*([^\s0-9,].*)")
 _MONEY: Final = re.compile(r"(\S+) +(\S+)")
 _AMOUNT: Final = re.compile(r"[0-9]{1,15}\.([0-9]+)", re.ASCII)
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
@@ -48,6 +51,7 @@ _DOMAIN: Final = re.compile(r"[^@\s.]+(\.[^@\s.]+)+")
 _PHONE: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 _TWO_DIGITS: Final = re.compile(r"[0-9]{2}", re.ASCII)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_NO_BREAK: Final = re.compile("[\u00a0\u202f]")
 _BOOLEANS: Final = {"true": True, "false": False}
 _OTHER_BOOLEANS: Final = {"yes": "true", "on": "true", "y": "true", "1": "true"} | {
     "no": "false",
@@ -55,6 +59,31 @@ _OTHER_BOOLEANS: Final = {"yes": "true", "on": "true", "y": "true", "1": "true"}
     "n": "false",
     "0": "false",
 }
+
+
+def without_blanks(text: str, read: Callable[[str], _Read | Wrong]) -> Wrong | None:
+    """What to say when only the blanks around it keep a text from being a value; None otherwise."""
+    bare = text.strip()
+    if bare == text or isinstance(read(bare), Wrong):
+        return None
+    before = text[: len(text) - len(text.lstrip())]
+    blanks = before + text[len(text.rstrip()) :]
+    what = "a no-break space" if _NO_BREAK.search(blanks) else "a tab" if "\t" in blanks else "a blank"
+    return Wrong(
+        "blank-beside",
+        f"{what} stands {'before' if before else 'after'} {shown(text)}",
+        f"delete it: write `{bare[:60]}`",
+    )
+
+
+def _read_bare(read: Callable[[str], _Read | Wrong]) -> Callable[[str], _Read | Wrong]:
+    """The reader, which also says when only blanks around a text make it wrong."""
+
+    def read_text(text: str) -> _Read | Wrong:
+        value = read(text)
+        return (without_blanks(text, read) or value) if isinstance(value, Wrong) else value
+
+    return read_text
 
 
 # ---- countries, currencies, money -----------------------------------------------------------------
@@ -75,9 +104,10 @@ def country(text: str) -> str | Wrong:
 def currency(text: str) -> str | Wrong:
     if text in EXPONENTS:
         return text
-    upper = text.upper()
+    upper = text.strip().upper()
     swapped = [known for known in EXPONENTS if sorted(known) == sorted(upper)]
-    hint = f"did you mean `{swapped[0]}`?" if swapped else suggest(upper[:8], EXPONENTS)
+    code = currency_meant(text) or (swapped[0] if swapped else "")
+    hint = f"did you mean `{code}`?" if code else suggest(upper[:8], EXPONENTS)
     return Wrong(
         "unknown-currency",
         f"unknown currency {shown(text)}",
@@ -89,24 +119,37 @@ def money(text: str) -> tuple[str, int] | Wrong:
     """`100 TND` as currency and minor units."""
     found = _MONEY.fullmatch(text)
     if found is None:
-        if _NUMBER.fullmatch(text):
-            number = text.strip().replace(" ", "")
-            return Wrong(
-                "money-without-currency",
-                f"an amount needs its currency: {shown(text)}",
-                f"write `{number[:20]} TND`, or a figure per currency: {{TND: 300, EUR: 90}}",
-            )
-        return Wrong(
-            "not-money", f"{shown(text)} is no amount", "write it as `100 TND`: digits, a space, the currency"
-        )
+        return without_blanks(text, money) or _no_money(text)
     number, code = found[1], found[2]
-    if number in EXPONENTS:
-        return Wrong("not-money", f"{shown(text)} is no amount", f"write the currency last: `{code[:20]} {number}`")
+    before = currency_meant(number)
+    if before is not None:
+        return Wrong("not-money", f"{shown(text)} is no amount", f"write the currency last: `{code[:20]} {before}`")
     known = currency(code)
     if isinstance(known, Wrong):
-        return known
+        meant = currency_meant(code)
+        plain = plain_figure(number, meant) if meant is not None else None
+        return replace(known, hint=f"write `{plain} {meant}`") if plain is not None else known
     minor = figure(number, known)
     return minor if isinstance(minor, Wrong) else (known, minor)
+
+
+def _no_money(text: str) -> Wrong:
+    """Why a text that is not a number, a blank and a word is no amount."""
+    if _NUMBER.fullmatch(text):
+        figure_meant = plain_figure(text, "TND") or text.strip().replace(" ", "")
+        return Wrong(
+            "money-without-currency",
+            f"an amount needs its currency: {shown(text)}",
+            f"write `{figure_meant[:20]} TND`, or a figure per currency: {{TND: 300, EUR: 90}}",
+        )
+    hint = "write it as `100 TND`: digits, a space, the currency"
+    parts = _NUMBER_THEN_WORD.fullmatch(text)
+    code = currency_meant(parts[2]) if parts is not None else None
+    if parts is not None and code is not None:
+        plain = plain_figure(parts[1], code)
+        hint = f"write `{plain} {code}`: digits, one plain blank, the currency" if plain is not None else hint
+    says = f"a no-break space stands in {shown(text)}" if _NO_BREAK.search(text) else f"{shown(text)} is no amount"
+    return Wrong("not-money", says, hint)
 
 
 def figure(text: str, code: str) -> int | Wrong:
@@ -120,7 +163,10 @@ def figure(text: str, code: str) -> int | Wrong:
             return Wrong("too-many-decimals", f"{shown(text)} has too many decimals for {code}", hint)
         if text.startswith("-"):
             return Wrong("negative-amount", f"{shown(text)} is below zero", "an amount is never negative")
-        return Wrong("not-money", f"{shown(text)} is no amount of {code}", str(error))
+        plain = plain_figure(text, code)
+        hint = str(error) if plain in (None, text) else f"decimals take a point, thousands no mark: `{plain}`"
+        beside = without_blanks(text, lambda bare: figure(bare, code))
+        return beside or Wrong("not-money", f"{shown(text)} is no amount of {code}", hint)
 
 
 # ---- numbers, words, texts ------------------------------------------------------------------------
@@ -241,13 +287,13 @@ _TEXT_FACTS: Final[dict[str, Callable[[str], str | Wrong]]] = {
 }
 
 LIST_READERS: Final[dict[ListKind, Callable[[str], str | Wrong]]] = {
-    ListKind.CARD: card,
-    ListKind.BIN: bin_digits,
-    ListKind.IP: network,
-    ListKind.COUNTRY: country,
-    ListKind.EMAIL: email,
-    ListKind.EMAIL_DOMAIN: email_domain,
-    ListKind.PHONE: phone,
+    ListKind.CARD: _read_bare(card),
+    ListKind.BIN: _read_bare(bin_digits),
+    ListKind.IP: _read_bare(network),
+    ListKind.COUNTRY: _read_bare(country),
+    ListKind.EMAIL: _read_bare(email),
+    ListKind.EMAIL_DOMAIN: _read_bare(email_domain),
+    ListKind.PHONE: _read_bare(phone),
     ListKind.CUSTOMER: text_value,
     ListKind.DEVICE: text_value,
 }
@@ -255,6 +301,11 @@ LIST_READERS: Final[dict[ListKind, Callable[[str], str | Wrong]]] = {
 
 def literal(text: str, spec: FactSpec) -> Literal | Wrong:
     """A value of the fact's type; money has its own forms."""
+    value = _literal(text, spec)
+    return (without_blanks(text, lambda bare: _literal(bare, spec)) or value) if isinstance(value, Wrong) else value
+
+
+def _literal(text: str, spec: FactSpec) -> Literal | Wrong:
     match spec.type:
         case FactType.COUNTRY:
             return country(text)

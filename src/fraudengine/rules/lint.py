@@ -98,13 +98,18 @@ def _filled_for_nobody(
             for name in _names_read(checked):
                 readers.setdefault(name, set()).add(checked.rule.id)
         step = by_name.get(step.extends) if step.extends is not None else None
+    empty = {item.name for item in file.lists_filled if not item.entries.items}
     off = {rule.id: rule.off_because for rule in rule_set.rules if rule.mode is Mode.OFF}
     for what, name, span in given:
         rules = sorted(readers.get(name, ()))
         if all(rule in off for rule in rules):
             message = f"{what} `{name}` is filled in, but no rule in force reads it"
+            hint = "set a rule that reads it live, or delete it"
+            if what == "list" and name in empty:
+                message = f"list `{name}` is empty, and no rule in force reads it"
+                hint = "write its entries, or delete the line: an empty list changes nothing"
             also = tuple((places[rule], f"off: {off[rule]}") for rule in rules)
-            yield _warning(f"unread-{what}", message, span, "set a rule that reads it live, or delete it", also)
+            yield _warning(f"unread-{what}", message, span, hint, also)
 
 
 _SHARED: Final = frozenset(
