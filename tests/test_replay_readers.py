@@ -350,3 +350,60 @@ def test_a_mapping_is_guessed_and_works(tmp_path: Path) -> None:
     mapping = tmp_path / "guessed.yaml"
     mapping.write_text(text)
     assert read(tmp_path, path, mapping).transactions == 5
+
+
+@pytest.mark.parametrize(
+    ("times", "amounts", "at", "amount", "sure"),
+    [
+        (
+            ["23/11/2026 10:15:00", "01/10/2026 08:00:59"],
+            ["1.450,500", "12,250"],
+            {"as": "time", "pattern": "%d/%m/%Y %H:%M:%S", "timezone": "Africa/Tunis"},
+            {"as": "major-units", "decimal": ",", "thousands": "."},
+            True,
+        ),
+        (
+            ["2026-11-23 10:15", "2026-11-24 10:15"],
+            ["1 450,5", "12,25"],
+            {"as": "time"},
+            {"as": "major-units", "decimal": ",", "thousands": " "},
+            True,
+        ),
+        (
+            ["11/23/2026 10:15", "01/12/2026 08:00"],
+            ["1450.500", "12.250"],
+            {"as": "time", "pattern": "%m/%d/%Y %H:%M", "timezone": "Africa/Tunis"},
+            {"as": "major-units"},
+            True,
+        ),
+        (
+            ["23.11.2026", "24.11.2026"],
+            ["1,450", "12,250"],  # thousands or decimals: whoever reads the mapping has to say
+            {"as": "time", "pattern": "%d.%m.%Y", "timezone": "Africa/Tunis"},
+            {"as": "major-units", "decimal": ","},
+            False,
+        ),
+    ],
+)
+def test_times_and_amounts_are_guessed_as_people_here_write_them(
+    tmp_path: Path, times: list[str], amounts: list[str], at: dict[str, str], amount: dict[str, str], sure: bool
+) -> None:
+    path = tmp_path / "orders.csv"
+    lines = [f"C-{n};medina-topup;{times[n]};{amounts[n]};TND;411111XXXXXX1111" for n in range(2)]
+    path.write_text("\n".join(["order;shop;when;amount;cur;card", *lines]))
+    text = guess_mapping(path)
+    columns = yaml.safe_load(text)["columns"]
+    assert columns["at"] == {"from": "when"} | at
+    assert columns["amount"] == {"from": "amount"} | amount
+    (line,) = [line for line in text.splitlines() if line.lstrip().startswith("amount:")]
+    assert line.endswith("# sure") == sure
+    mapping = tmp_path / "guessed.yaml"
+    mapping.write_text(text)
+    assert read(tmp_path, path, mapping).transactions == 2
+
+
+def test_a_csv_in_another_encoding_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_bytes("order;shop;when;amount;cur\nC-1;café;23/11/2026;12,5;TND\n".encode("cp1252"))
+    with pytest.raises(InputUnreadable, match=r"is no utf-8 text: save it as UTF-8, or write its encoding"):
+        guess_mapping(path)

@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -91,7 +92,7 @@ def guess_mapping(path: Path) -> str:
 
 
 def _delimiter(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         sample = file.read(65_536)
     try:
         return csv.Sniffer().sniff(sample, ",;\t|").delimiter
@@ -150,11 +151,14 @@ def _look(target: str, values: Sequence[str]) -> tuple[str, bool | None]:
             for reading, matches in _TIMES:
                 if all(matches(value) for value in values):
                     return reading, True
+            for pattern in _PATTERNS:
+                if all(_is_time(value, pattern) for value in values):
+                    return f'time, pattern: "{pattern}", timezone: Africa/Tunis', True
             return "text", False
         case "amount":
             if all(re.fullmatch(r"-?\d+", value) for value in values):
                 return "minor-units", True
-            return "major-units", all(re.fullmatch(r"-?[\d.,  ]+", value) for value in values)
+            return _amounts(values)
         case "currency":
             known = all(value.upper() in EXPONENTS or value.zfill(3) in BY_NUMERIC for value in values)
             return "currency", known
@@ -186,6 +190,41 @@ _TIMES: Final[tuple[tuple[str, Callable[[str], bool]], ...]] = (
     ("epoch-microseconds", _between(946_684_800_000_000, 9_000_000_000_000_000)),
     ("time", lambda value: re.match(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d", value) is not None),
 )
+
+
+# Day before month, as is written here; the other way round only where a value shows it.
+_PATTERNS: Final = tuple(
+    f"{date}{time}"
+    for date in ("%d/%m/%Y", "%d-%m-%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y-%m-%d", "%m/%d/%Y")
+    for time in (" %H:%M:%S", " %H:%M", "")
+)
+
+
+def _is_time(value: str, pattern: str) -> bool:
+    try:
+        datetime.strptime(value, pattern)
+    except ValueError:
+        return False
+    return True
+
+
+def _amounts(values: Sequence[str]) -> tuple[str, bool | None]:
+    """Amounts in major units: what parts their decimals, and their thousands, as far as the values tell."""
+    if not all(re.fullmatch(r"-?[\d.,' \u00a0\u202f]+", value) for value in values):
+        return "major-units", False
+    marks = {mark for value in values for mark in re.findall(r"[^\d-]", value)}
+    last = {found[-1] for value in values if (found := re.findall(r"[.,]", value))}
+    if len(last) > 1 or any(value.count(mark) > 1 for value in values for mark in last):
+        return "major-units", None  # whoever reads the mapping has to say
+    decimal = last.pop() if last else "."
+    reading = "major-units" + (f', decimal: "{decimal}"' if decimal != "." else "")
+    others = sorted(marks - {decimal})
+    if others:
+        reading += f', thousands: "{others[0]}"'
+    certain = (
+        decimal == "." or bool(others) or any(not re.search(r",\d{3}$", value) for value in values if "," in value)
+    )
+    return reading, True if certain and len(others) < 2 else None
 
 
 def _is_card(value: str) -> bool:

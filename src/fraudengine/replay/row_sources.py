@@ -72,7 +72,12 @@ def rows_of(path: Path, kind: str, mapping: FieldMapping) -> Iterator[Row]:
                 yield from _log_rows(path)
     except OSError as error:
         raise InputUnreadable(f"{path} cannot be read: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        hint = "write its encoding into the mapping, such as `csv: {encoding: cp1252}`" if kind == "csv" else ""
+        raise InputUnreadable(
+            f"{path} is no {error.encoding} text: save it as UTF-8" + (f", or {hint}" if hint else "")
+        ) from None
+    except csv.Error as error:
         raise InputUnreadable(f"{path} cannot be read: {error}") from None
 
 
