@@ -26,6 +26,7 @@ KEY = CardKey(b"k" * 32)
 CARDS = ListTarget("carthage-market", ListName("blacklist"), ListKind.CARD)
 EMAILS = ListTarget("carthage-market", ListName("blocked_emails"), ListKind.EMAIL)
 COUNTRIES = ListTarget("*", ListName("blocked_ip_countries"), ListKind.COUNTRY)
+CUSTOMERS = ListTarget("carthage-market", ListName("blocked_customers"), ListKind.CUSTOMER)
 NETWORKS = ListTarget("*", ListName("blocked_ips"), ListKind.IP)
 FINGERPRINT = Pan.parse(PAN).fingerprint(KEY)
 
@@ -62,6 +63,45 @@ def test_forms_that_are_read(store: ListStore, text: bytes) -> None:
     assert [row[0] for row in entries(store, EMAILS)] == ["a@b.tn", "c@d.tn"]
 
 
+@pytest.mark.parametrize(
+    ("target", "text", "rows"),
+    [
+        (CUSTOMERS, "valeur,raison\nc-1,fraude\n", [("c-1", "fraude", "", "")]),
+        (CUSTOMERS, "Motif;Numéro de ticket;Client\nfraude;T-1;c-1\n", [("c-1", "fraude", "T-1", "")]),
+        (CUSTOMERS, "customer,added by\nc-1,amina\n", [("c-1", "", "", "amina")]),
+        (CUSTOMERS, "value,raison\nvaleur,x\n", [("valeur", "x", "", "")]),
+        (CUSTOMERS, "value\nclient\n", [("client", "", "", "")]),
+        (CUSTOMERS, "client,stolen goods\n", [("client", "stolen goods", "", "")]),
+        (CUSTOMERS, "c-1,raison,ticket\n", [("c-1", "raison", "ticket", "")]),
+        (CUSTOMERS, "c-1\nclient\n", [("c-1", "", "", ""), ("client", "", "", "")]),
+        (EMAILS, "Adresse e-mail\na@b.tn\n", [("a@b.tn", "", "", "")]),
+        (EMAILS, "blocked_emails\na@b.tn\n", [("a@b.tn", "", "", "")]),
+        (COUNTRIES, "ip_country;raison\nTN;x\n", [("TN", "x", "", "")]),
+        (COUNTRIES, "BY\nID\n", [("BY", "", "", ""), ("ID", "", "", "")]),
+        (COUNTRIES, "BY,ticket\n", [("BY", "ticket", "", "")]),
+        (CARDS, f"numéro de carte\n{PAN}\n", [(FINGERPRINT, "", "", "")]),
+        (CARDS, f"card,reason\n{FINGERPRINT},x\n", [(FINGERPRINT, "x", "", "")]),
+        (CARDS, f"empreinte\n{FINGERPRINT}\n", [(FINGERPRINT, "", "", "")]),
+    ],
+)
+def test_headings_in_other_words(
+    store: ListStore, target: ListTarget, text: str, rows: list[tuple[str, str, str, str]]
+) -> None:
+    import_entries(store, target, [text.encode()], Note(), key=KEY)
+    assert entries(store, target) == rows
+
+
+@pytest.mark.parametrize("line", ["customer", "valeur", "Téléphone,raison", "client,couleur,raison", "client,nom"])
+def test_what_may_be_a_heading_is_neither_added_nor_left_out(store: ListStore, line: str) -> None:
+    with pytest.raises(ImportRefused) as refused:
+        import_entries(store, CUSTOMERS, [f"{line}\nc-1,\nc-2,x,y,z,2001-01-01\n".encode()], Note())
+    ((number, problem),) = refused.value.problems
+    assert number == 1
+    assert problem.startswith("looks like a heading; known are value, pan, reason, ticket, author, expires")
+    assert "put the heading `value` above it" in problem
+    assert entries(store, CUSTOMERS) == []
+
+
 def test_what_is_reported(store: ListStore) -> None:
     first = import_entries(store, EMAILS, [b"a@b.tn\nA@b.tn\nc@d.tn\n"], Note("r", "t", "me"))
     second = import_entries(store, EMAILS, [b"value,reason\nc@d.tn,new\ne@f.tn,own\n"], Note("r"))
@@ -83,6 +123,9 @@ def test_what_is_reported(store: ListStore) -> None:
         (EMAILS, b"value,expires\na@b.tn,2020-01-01\n", {2: "past"}),
         (EMAILS, b"value,colour\na@b.tn,red\n", {1: "header"}),
         (EMAILS, b'value,reason\n"a@b.tn,x\n', {2: "quote"}),
+        (EMAILS, b'"a@b.tn,x\nnobody\n', {1: "quote", 2: "e-mail"}),
+        (EMAILS, b"phone\na@b.tn\n", {1: "looks like a heading"}),
+        (EMAILS, b"value,email\na@b.tn,x\n", {1: "header"}),
         (EMAILS, b"value\na@b.tn,x\n", {2: "more columns"}),
         (EMAILS, b"value,reason\na@b.tn,card 4111 1111 1111 1111\n", {2: "card number"}),
         (EMAILS, b"a@b.tn\n" + b"x" * 9000 + b"\n", {2: "longer"}),

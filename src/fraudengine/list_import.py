@@ -1,9 +1,9 @@
 """Many list entries from a CSV text, all or nothing: streamed, in bounded memory, with every wrong line named.
 
-The text has a header (`value` or `pan`, then any of `reason`, `ticket`, `author`, `expires`) or none: then each
-line is a value, optionally followed by reason, ticket, author and expiry. Commas or semicolons; UTF-8, with or
-without a byte-order mark; any line ends. Lines are checked and turned into rows of a temporary table as they come;
-card numbers become fingerprints at once. At the end one transaction takes the rows over, or none of them.
+The text has a heading (see `list_headings`) or none: then each line is a value, optionally followed by reason,
+ticket, author and expiry. Commas or semicolons; UTF-8, with or without a byte-order mark; any line ends. Lines are
+checked and turned into rows of a temporary table as they come; card numbers become fingerprints at once.
+At the end one transaction takes the rows over, or none of them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import csv
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
 from . import store
 from .audit import AuditRow, sign, who_acts
-from .cards import CardKey, Pan
+from .cards import CardKey, Pan, is_fingerprint
 from .diagnostics import FraudengineError, InvalidTransaction
 from .facts import ListKind
 from .list_entries import ListTarget, read_time
+from .list_headings import COLUMNS, Heading, UnclearHeading, delimiter_of, read_heading, split_line
 from .list_store import BUSY_MS, ListStore, key_id_of, network_row
 from .list_tables import LISTS, value_hash
 from .list_values import InvalidEntry, Note, note_problem, read_value
@@ -31,10 +32,6 @@ MAX_LINE_BYTES: Final = 4_096
 MAX_PROBLEMS: Final = 100
 _BATCH: Final = 1_000
 _BOM: Final = b"\xef\xbb\xbf"
-_COLUMNS: Final = ("value", "reason", "ticket", "author", "expires")
-_NAMES: Final = {"by": "author", "added by": "author", "expiry": "expires", "card": "pan"}
-_KNOWN: Final = frozenset({*_COLUMNS, "pan"})
-_IGNORED: Final = frozenset({"id", "list", "scope", "kind", "state", "added", "source"})  # of an export
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +51,6 @@ class ImportRefused(FraudengineError):
         self.problems = tuple(problems)
         self.wrong = wrong
         super().__init__("\n".join(f"line {line}: {problem}" for line, problem in problems))
-
-
-@dataclass(slots=True)
-class _Header:
-    """Where the columns are; `delimiter` as the first line has it."""
-
-    delimiter: str
-    columns: dict[str, int] = field(default_factory=dict)
 
 
 class ListImport:
@@ -87,7 +76,8 @@ class ListImport:
         self._key = key
         self._take_pans = take_pans
         self._now_us = lists.clock_us()
-        self._header: _Header | None = None
+        self._heading: Heading | None = None
+        self._unclear = False
         self._rest = b""
         self._line = 0
         self._values = 0
@@ -122,7 +112,7 @@ class ListImport:
         if self._line == 1:
             raw = raw.removeprefix(_BOM)
         raw = raw.rstrip(b"\r")
-        if not raw.strip():
+        if not raw.strip() or self._unclear:  # without its columns no line can be read
             return None
         if len(raw) > MAX_LINE_BYTES:
             return self._report(f"longer than {MAX_LINE_BYTES} bytes")
@@ -132,31 +122,37 @@ class ListImport:
             return self._report("is not UTF-8 text (is the file Latin-1 or UTF-16? save it as UTF-8)")
         if "\r" in text:
             return self._report("holds a carriage return; lines end with LF or CR LF")
-        if self._header is None:
-            self._header = _read_header(text)
-            if self._header.columns:
-                unknown = [name for name in self._header.columns if name not in _KNOWN | _IGNORED]
-                if unknown or not {"value", "pan"} & self._header.columns.keys():
-                    self._report(f"the header names `value` (or `pan`) and any of {', '.join(_COLUMNS[1:])}")
-                return None
-            self._header.columns = {name: place for place, name in enumerate(_COLUMNS)}
         try:
-            self._stage(self._header, _cells(text, self._header.delimiter))
+            if self._heading is None:
+                self._heading = self._read_heading(text)
+                if self._heading.columns:
+                    return None
+                self._heading.columns = {name: place for place, name in enumerate(COLUMNS)}
+            self._stage(self._heading, split_line(text, self._heading.delimiter))
         except InvalidTransaction as error:
             self._report(error.problem if error.field == "value" else f"{error.field}: {error.problem}")
         return None
+
+    def _read_heading(self, text: str) -> Heading:
+        try:
+            return read_heading(text, self._target)
+        except UnclearHeading:
+            self._unclear = True
+            raise
+        except InvalidEntry:
+            return Heading(delimiter_of(text))  # to be said of the line as of any other
 
     def _report(self, problem: str) -> None:
         self._wrong += 1
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append((self._line, problem))
 
-    def _stage(self, header: _Header, cells: list[str]) -> None:
-        if len(cells) > max(header.columns.values()) + 1:
+    def _stage(self, heading: Heading, cells: list[str]) -> None:
+        if len(cells) > max(heading.columns.values()) + 1:
             raise InvalidEntry(
                 "value", "has more columns than expected; a text with a comma stands in double quotes"
             )
-        row = {name: cells[place].strip() for name, place in header.columns.items() if place < len(cells)}
+        row = {name: cells[place].strip() for name, place in heading.columns.items() if place < len(cells)}
         for name in ("reason", "ticket", "author"):
             problem = note_problem(row.get(name, ""))
             if problem:
@@ -185,9 +181,9 @@ class ListImport:
         if self._target.kind is ListKind.CARD and self._key is not None:
             if not pan and self._take_pans and text[:1].isdigit():
                 pan = text
-            if pan:
+            if pan and not is_fingerprint(pan):
                 return Pan.parse(pan, "pan").fingerprint(self._key)
-        return read_value(self._target.kind, text)
+        return read_value(self._target.kind, text or pan)
 
     def _read_expiry(self, text: str) -> int | None:
         return read_expiry(text, self._now_us) if text else None
@@ -298,26 +294,6 @@ def read_expiry(text: str, now_us: int) -> int:
     if expires_us <= now_us:
         raise InvalidEntry("expires", "is in the past, so the entry would never be in force")
     return expires_us
-
-
-def _read_header(text: str) -> _Header:
-    """The delimiter, and the columns when the first line names them."""
-    delimiter = ";" if ";" in text and "," not in text else "\t" if "\t" in text and "," not in text else ","
-    names = [_NAMES.get(cell.strip().lower(), cell.strip().lower()) for cell in _cells(text, delimiter)]
-    if not {"value", "pan"} & set(names):
-        return _Header(delimiter)
-    return _Header(delimiter, {name: place for place, name in enumerate(names)})
-
-
-def _cells(text: str, delimiter: str) -> list[str]:
-    if '"' not in text:
-        return text.split(delimiter)
-    try:
-        return next(iter(csv.reader([text], delimiter=delimiter, strict=True)))
-    except csv.Error:
-        raise InvalidEntry(
-            "value", "a double quote is not closed on its line, or text follows a closed one"
-        ) from None
 
 
 def lines_of(entries: Iterable[Iterable[str]]) -> Iterator[str]:

@@ -232,6 +232,8 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
     ) -> Response:
         """One value a line, or a header with `value` (or `pan`), `reason`, `ticket`, `author`, `expires`.
 
+        A header may also be in French or name the list's fact. A first line that looks like a header and is not
+        surely one is refused; where it is a value, a line `value` goes above it.
         Nothing is taken when any line is wrong; `errors` then names the lines. It is read as it arrives.
         """
         target, _ = await asyncio.to_thread(admin().target, merchant, name)

@@ -332,6 +332,8 @@ def import_file(
 ) -> None:
     """Import a CSV, all or nothing: one value a line, or a header with value, reason, ticket, author, expires.
 
+    A header may also be in French or name the list's fact (customer, e-mail …). A first line that looks like a
+    header and is not surely one is refused; where it is a value, put a line `value` above it.
     In a list of cards a card number becomes its fingerprint as it is read. Options fill columns that are empty.
     """
     _refuse_card_numbers(merchant, list_name, reason, ticket, author)
