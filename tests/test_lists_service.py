@@ -15,8 +15,10 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
+from fraudengine.cards import CardKey, Pan
 from fraudengine.cli import program
 from fraudengine.cli.options import Problem
+from tests.command_line import fraudengine_here
 from tests.running import Service, files_below, running_service, wait_until
 
 PAN = "4111111111111111"
@@ -279,6 +281,41 @@ def test_an_import_on_the_command_line_names_wrong_lines(service: Service) -> No
     assert isinstance(result.exception, Problem)
     assert str(result.exception).splitlines()[0].startswith("line 2: ")
     assert str(result.exception).endswith("nothing was imported")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (("add", "carthage-market", "blacklist"), f"{PAN}\n{PANS[2]}\n"),
+        (("remove", "carthage-market", "blacklist"), f"{PAN}\n"),
+        (("import", "carthage-market", "blacklist", "-"), f"{PAN}\n{PANS[2]}\n"),
+    ],
+    ids=["add", "remove", "import"],
+)
+def test_without_a_card_key_it_is_said_once_how_to_make_one(
+    tmp_path: Path, arguments: tuple[str, ...], given: str
+) -> None:
+    rules = Path(__file__).parents[1] / "rules"
+    places = {"FRAUDENGINE_RULES": str(rules), "FRAUDENGINE_STATE": str(tmp_path)}
+    said = fraudengine_here("lists", *arguments, stdin=given, **places)
+    wanted = fraudengine_here("fingerprint", stdin=given, **places)
+    assert (said.returncode, said.stdout, said.stderr) == (3, "", wanted.stderr)
+    fingerprint = Pan.parse(PAN).fingerprint(CardKey(b"k" * 32))
+    needs_none = fraudengine_here("lists", "import", "carthage-market", "blacklist", stdin=fingerprint, **places)
+    assert needs_none.returncode == 0, needs_none.stderr
+
+
+def test_a_date_of_expiry_is_of_the_merchants_timezone(service: Service) -> None:
+    path = "/v1/merchants/carthage-market/lists/blocked_customers"
+    body = {"value": "z-1", "expires": "2099-02-01"}
+    rows = [service.client.post(f"{path}/entries", json=body).json()]
+    run(service, "lists", "add", "carthage-market", "blocked_customers", "z-2", "--expires", "2099-02-01")
+    service.client.post(f"{path}/import", content="value,expires\nz-3,2099-02-01\n")
+    table = "value,expires\nz-4,2099-02-01\n"
+    run(service, "lists", "import", "carthage-market", "blocked_customers", "-", given=table)
+    rows += service.client.get(f"{path}/entries", params={"search": "z-"}).json()["entries"][1:]
+    assert [row["value"] for row in rows] == ["z-1", "z-2", "z-3", "z-4"]
+    assert {row["expires"] for row in rows} == {"2099-01-31T23:00:00Z"}
 
 
 def test_an_entry_stops_counting_when_it_expires(service: Service) -> None:

@@ -30,6 +30,7 @@ from fraudengine.list_review import DAY_US, review_entries
 from fraudengine.list_store import ListStore
 from fraudengine.list_values import InvalidEntry, Note, holds_card_number, read_note, read_value
 from fraudengine.request import transaction_from_object
+from fraudengine.rules import check_values
 from fraudengine.rules.ast import DeclaredList, ListEntry, ListName
 from fraudengine.runtime_lists import RuntimeLists
 from fraudengine.service import Screener
@@ -554,6 +555,14 @@ def test_only_declared_lists_can_be_filled(screener: Screener) -> None:
 def test_an_expiry_in_the_past_or_unreadable_is_refused(screener: Screener, expires: str) -> None:
     with pytest.raises(InvalidEntry, match="expires"):
         admin(screener).add("carthage-market", "blacklist", pan=PAN, expires=expires)
+
+
+@pytest.mark.parametrize("merchant", ["carthage-market", "*"])
+def test_a_date_of_expiry_means_what_it_means_in_a_rule_file(screener: Screener, merchant: str) -> None:
+    added = admin(screener).add(merchant, "blocked_customers", value="c-1", expires="2199-02-01")
+    timed = admin(screener).add(merchant, "blocked_customers", value="c-2", expires="2199-02-01T00:00:00Z")
+    in_rule_file = check_values.instant("2199-02-01", "Africa/Tunis")
+    assert added.entry.expires_us == in_rule_file == timed.entry.expires_us - 3_600_000_000
 
 
 def test_files_and_run_time_are_one_list(screener: Screener) -> None:

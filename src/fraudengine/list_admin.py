@@ -21,6 +21,7 @@ from .list_store import ListStore
 from .list_tables import SHARED
 from .list_values import InvalidEntry, holds_card_number, read_note, read_value
 from .rules.ast import DeclaredList, ListEntry, ListName, RuleSet
+from .rules.checked import DEFAULT_TIMEZONE
 
 BLACKLIST: Final = "blacklist"
 
@@ -86,6 +87,16 @@ class ListAdmin:
             raise UnknownList(suggest(name[:64], declared))
         return ListTarget(merchant, found.name, found.kind), found
 
+    def timezone(self, merchant: str) -> str:
+        """Where the day of an expiry begins: as in the merchant's rule files, for `*` as in the platform's.
+
+        Raises UnknownMerchant.
+        """
+        if merchant != SHARED:
+            return self._rule_set(merchant).timezone
+        house = self._rule_sets().get(self._platform)
+        return house.timezone if house is not None else DEFAULT_TIMEZONE
+
     def _rule_set(self, merchant: str) -> RuleSet:
         rule_sets = self._rule_sets()
         found = rule_sets.get(merchant) if merchant != self._platform else None
@@ -124,7 +135,7 @@ class ListAdmin:
         """Adds a value, or answers the entry in force that holds it. Raises InvalidEntry, which repeats nothing."""
         target, declared = self.target(merchant, name)
         note = read_note(reason, ticket, author)
-        expires_us = read_expiry(expires, self.lists.clock_us()) if expires else None
+        expires_us = read_expiry(expires, self.lists.clock_us(), self.timezone(merchant)) if expires else None
         read, former = self._read(target, value, pan)
         added = self.lists.add(target, read, note, expires_us, former)
         warnings = [f"overlaps {other}, which is in the list; the narrowest counts" for other in added.overlaps]
@@ -138,15 +149,15 @@ class ListAdmin:
         if (value is None) == (pan is None):
             raise InvalidEntry("value", "exactly one of `value` and `pan` is given")
         if pan is not None:
-            key = self._card_key()
             if target.kind is not ListKind.CARD:
                 raise InvalidEntry("pan", "goes into lists of cards only")
-            if key is None:
-                raise InvalidEntry("pan", "there is no card key, so no fingerprint can be made")
             try:
                 number = Pan.parse(pan, "pan")
             except InvalidTransaction as error:
                 raise InvalidEntry(error.field, error.problem) from None
+            key = self._card_key()
+            if key is None:
+                raise InvalidEntry("pan", "there is no card key, so no fingerprint can be made")
             return number.fingerprint(key), number.fingerprint(key.former) if key.former is not None else None
         return read_value(target.kind, value or ""), None
 

@@ -7,6 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from .facts import ListKind
 from .list_tables import SHARED, list_salt
@@ -117,8 +118,8 @@ def time_text(us: int | None) -> str | None:
     return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")
 
 
-def read_time(text: str) -> int | None:
-    """UTC microseconds of an RFC 3339 time, or of midnight UTC on a date; None for anything else."""
+def read_time(text: str, timezone: str = "UTC") -> int | None:
+    """UTC microseconds of an RFC 3339 time, or of midnight in `timezone` on a date; None for anything else."""
     if _RFC_3339(text) is None and _DATE(text) is None:
         return None
     try:
@@ -126,7 +127,7 @@ def read_time(text: str) -> int | None:
     except ValueError:
         return None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
+        moment = moment.replace(tzinfo=ZoneInfo(timezone))
     if not 2000 <= moment.year <= 2200:
         return None
     since = moment - _EPOCH

@@ -26,7 +26,8 @@ from .list_entries import ListTarget, read_time
 from .list_headings import COLUMNS, Heading, UnclearHeading, delimiter_of, read_heading, split_line
 from .list_store import BUSY_MS, ListStore, key_id_of, network_row
 from .list_tables import LISTS, value_hash
-from .list_values import InvalidEntry, Note, note_problem, read_value
+from .list_values import InvalidEntry, NoCardKey, Note, note_problem, read_value
+from .rules.checked import DEFAULT_TIMEZONE
 
 MAX_LINE_BYTES: Final = 4_096
 MAX_PROBLEMS: Final = 100
@@ -57,7 +58,8 @@ class ListImport:
     """One import under way: `feed` chunks of bytes, then `commit`; `close` in any case.
 
     It has its own connection and belongs to one thread at a time. With `take_pans` a value that is a card number
-    is turned into its fingerprint; without, only one in a column `pan` is.
+    is turned into its fingerprint; without, only one in a column `pan` is. `feed` and `commit` raise NoCardKey at
+    the first card number when there is no key. A date without a time begins in `timezone`.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ListImport:
         *,
         key: CardKey | None = None,
         take_pans: bool = False,
+        timezone: str = DEFAULT_TIMEZONE,
     ) -> None:
         self._lists = lists
         self._target = target
@@ -75,6 +78,7 @@ class ListImport:
         self._note = note
         self._key = key
         self._take_pans = take_pans
+        self._timezone = timezone
         self._now_us = lists.clock_us()
         self._heading: Heading | None = None
         self._unclear = False
@@ -178,15 +182,18 @@ class ListImport:
         if not pan and not row.get("value"):
             raise InvalidEntry("value", "is empty")
         text = row.get("value", "")
-        if self._target.kind is ListKind.CARD and self._key is not None:
+        if self._target.kind is ListKind.CARD:
             if not pan and self._take_pans and text[:1].isdigit():
                 pan = text
             if pan and not is_fingerprint(pan):
-                return Pan.parse(pan, "pan").fingerprint(self._key)
+                number = Pan.parse(pan, "pan")
+                if self._key is None:
+                    raise NoCardKey("there is no card key, so no fingerprint can be made")
+                return number.fingerprint(self._key)
         return read_value(self._target.kind, text or pan)
 
     def _read_expiry(self, text: str) -> int | None:
-        return read_expiry(text, self._now_us) if text else None
+        return read_expiry(text, self._now_us, self._timezone) if text else None
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []
@@ -276,17 +283,21 @@ def import_entries(
     *,
     key: CardKey | None = None,
     take_pans: bool = False,
+    timezone: str = DEFAULT_TIMEZONE,
 ) -> ImportReport:
-    """A whole import. Raises ImportRefused, StoreUnavailable; then nothing was taken."""
-    with ListImport(lists, target, note, key=key, take_pans=take_pans) as under_way:
+    """A whole import. Raises ImportRefused, NoCardKey, StoreUnavailable; then nothing was taken."""
+    with ListImport(lists, target, note, key=key, take_pans=take_pans, timezone=timezone) as under_way:
         for chunk in chunks:
             under_way.feed(chunk)
         return under_way.commit()
 
 
-def read_expiry(text: str, now_us: int) -> int:
-    """The instant at which an entry expires. Raises InvalidEntry when it is none or not in the future."""
-    expires_us = read_time(text)
+def read_expiry(text: str, now_us: int, timezone: str) -> int:
+    """The instant at which an entry expires; a date is its midnight in `timezone`, as in the rule files.
+
+    Raises InvalidEntry when it is none or not in the future.
+    """
+    expires_us = read_time(text, timezone)
     if expires_us is None:
         raise InvalidEntry(
             "expires", "is a date, or a time with its zone, as in 2027-02-01 or 2027-02-01T10:15:00Z"

@@ -15,7 +15,7 @@ from typing import Final
 from .audit import sign
 from .cards import Pan, find_pans
 from .contacts import normalise_email, normalise_email_domain, normalise_phone
-from .diagnostics import InvalidTransaction
+from .diagnostics import FraudengineError, InvalidTransaction
 from .facts import ListKind
 from .lists import read_address
 from .rules import check_values
@@ -44,6 +44,10 @@ WHAT_IT_IS: Final[dict[ListKind, str]] = {
 
 class InvalidEntry(InvalidTransaction):
     """A list entry is wrong: `field` names what, `problem` says how it is written; no value is repeated."""
+
+
+class NoCardKey(FraudengineError):
+    """A card number was given, and there is no card key to make its fingerprint with."""
 
 
 @dataclass(frozen=True, slots=True)

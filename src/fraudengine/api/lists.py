@@ -44,12 +44,16 @@ class NoteRequest(BaseModel):
     author: Author = ""
 
 
+_EXPIRES = (
+    "A date or RFC 3339 time; left out: never. A date ends the entry as that day begins in the merchant's timezone,"
+    " or for `*` in the platform's."
+)
+
+
 class BlacklistRequest(NoteRequest):
     """Why the card of a screening is refused from now on."""
 
-    expires: Annotated[
-        str | None, Field(max_length=40, description="A date or RFC 3339 time; left out: never.")
-    ] = None
+    expires: Annotated[str | None, Field(max_length=40, description=_EXPIRES)] = None
 
 
 class EntryRequest(BlacklistRequest):
@@ -233,12 +237,16 @@ def add_list_routes(app: FastAPI, screener: KeepsLists, documented: Documented) 
         """One value a line, or a header with `value` (or `pan`), `reason`, `ticket`, `author`, `expires`.
 
         A header may also be in French or name the list's fact. A first line that looks like a header and is not
-        surely one is refused; where it is a value, a line `value` goes above it.
+        surely one is refused; where it is a value, a line `value` goes above it. A date in `expires` begins in the
+        merchant's timezone, or for `*` in the platform's.
         Nothing is taken when any line is wrong; `errors` then names the lines. It is read as it arrives.
         """
         target, _ = await asyncio.to_thread(admin().target, merchant, name)
+        timezone = admin().timezone(merchant)
         note = read_note(reason, ticket, author)
-        under_way = await asyncio.to_thread(ListImport, admin().lists, target, note, key=screener.card_key)
+        under_way = await asyncio.to_thread(
+            ListImport, admin().lists, target, note, key=screener.card_key, timezone=timezone
+        )
         try:
             async for chunk in request.stream():
                 await asyncio.to_thread(under_way.feed, chunk)

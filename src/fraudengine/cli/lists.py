@@ -25,7 +25,7 @@ from ..list_import import ImportRefused, import_entries, lines_of
 from ..list_reading import ListReader
 from ..list_review import review_entries
 from ..list_store import ListStore
-from ..list_values import holds_card_number, read_note
+from ..list_values import NoCardKey, holds_card_number, read_note
 from ..rules.ast import RuleSet
 from ..rules.library import PLATFORM, Library
 from .options import Command, Problem, configuration, format_option, rules_option, state_option
@@ -59,7 +59,7 @@ def _open(config: Config) -> Iterator[ListAdmin]:
     rule_sets = _known_rule_sets(library)
     with ListStore(config.lists_file) as store:
         try:
-            yield ListAdmin(store, lambda: rule_sets, lambda: _card_key(config))
+            yield ListAdmin(store, lambda: rule_sets, lambda: config.load_card_key().key)
         except UnknownMerchant as error:
             if error.merchant in library.snapshot.refused_merchants:
                 raise RuleFilesRefused(library.diagnostics, library.sources) from None
@@ -91,6 +91,7 @@ def _known_rule_sets(library: Library) -> dict[str, RuleSet]:
 
 
 def _card_key(config: Config) -> CardKey | None:
+    """The key, or None: a list of fingerprints needs none."""
     try:
         return config.load_card_key().key
     except ConfigurationError:
@@ -136,7 +137,10 @@ def _given(kind: ListKind, text: str) -> dict[str, str]:
 @click.argument("value", required=False)
 @click.option("--file", type=click.File("rb"), help="Read values from this file, one a line.")
 @_notes
-@click.option("--expires", help="A date or RFC 3339 time; left out: never.")
+@click.option(
+    "--expires",
+    help="A date (it begins in the merchant's timezone, for '*' the platform's) or RFC 3339 time; left out: never.",
+)
 @rules_option
 @state_option
 @format_option
@@ -333,7 +337,8 @@ def import_file(
     """Import a CSV, all or nothing: one value a line, or a header with value, reason, ticket, author, expires.
 
     A header may also be in French or name the list's fact (customer, e-mail …). A first line that looks like a
-    header and is not surely one is refused; where it is a value, put a line `value` above it.
+    header and is not surely one is refused; where it is a value, put a line `value` above it. A date in expires
+    begins in the merchant's timezone, or for '*' in the platform's.
     In a list of cards a card number becomes its fingerprint as it is read. Options fill columns that are empty.
     """
     _refuse_card_numbers(merchant, list_name, reason, ticket, author)
@@ -344,8 +349,17 @@ def import_file(
         key = _card_key(config) if target.kind is ListKind.CARD else None
         try:
             report = import_entries(
-                admin.lists, target, iter(lambda: file.read(_CHUNK), b""), note, key=key, take_pans=True
+                admin.lists,
+                target,
+                iter(lambda: file.read(_CHUNK), b""),
+                note,
+                key=key,
+                take_pans=True,
+                timezone=admin.timezone(merchant),
             )
+        except NoCardKey:
+            config.load_card_key()  # raises what is to be done
+            raise
         except ImportRefused as refused:
             shown = [f"line {line}: {problem}" for line, problem in refused.problems]
             more = refused.wrong - len(shown)
