@@ -266,6 +266,63 @@ def test_bad_values_are_refused_without_repeating_card_numbers(kind: ListKind, t
     assert "1111" not in str(refused.value)
 
 
+MISTYPED = [
+    (ListKind.EMAIL, "“x@y.tn”"),
+    (ListKind.EMAIL, "«x@y.tn»"),
+    (ListKind.EMAIL, "'x@y.tn'"),
+    (ListKind.EMAIL, "x@y.tn’"),
+    (ListKind.EMAIL, "mailto:x@y.tn"),
+    (ListKind.EMAIL, "<x@y.tn>"),
+    (ListKind.EMAIL, "*@y.tn"),
+    (ListKind.EMAIL, "x@y.tn;"),
+    (ListKind.EMAIL_DOMAIN, "“y.tn”"),
+    (ListKind.EMAIL_DOMAIN, "https://y.tn"),
+    (ListKind.EMAIL_DOMAIN, "y.tn/shop"),
+    (ListKind.EMAIL_DOMAIN, "*.y.tn"),
+    (ListKind.EMAIL_DOMAIN, "y.tn, z.tn"),
+    (ListKind.CUSTOMER, "c-1 "),
+    (ListKind.CUSTOMER, "\u00a0c-1"),
+    (ListKind.CUSTOMER, "“c-1”"),
+    (ListKind.CUSTOMER, "c-1”"),
+    (ListKind.CUSTOMER, "'00123"),
+    (ListKind.CUSTOMER, "c-1\tc-2"),
+    (ListKind.DEVICE, '"d-1"'),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), MISTYPED)
+def test_values_that_no_payment_can_have_are_refused(kind: ListKind, text: str) -> None:
+    with pytest.raises(InvalidEntry) as refused:
+        read_value(kind, text)
+    assert text.strip() not in str(refused.value)
+    assert isinstance(check_values.LIST_READERS[kind](text), check_values.Wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (ListKind.EMAIL, "o'brien@y.tn"),
+        (ListKind.EMAIL, '"j..d"@y.tn'),
+        (ListKind.EMAIL, "a/b*c@y.tn"),
+        (ListKind.EMAIL_DOMAIN, "متجر.تونس"),
+        (ListKind.CUSTOMER, "O'Brien"),
+        (ListKind.CUSTOMER, "Les Amis'"),
+        (ListKind.CUSTOMER, "'t Hof"),
+        (ListKind.CUSTOMER, 'Société "Amal"'),
+        (ListKind.CUSTOMER, '"A" and "B"'),
+        (ListKind.CUSTOMER, "Amal; Tunis"),
+        (ListKind.DEVICE, "*a/b c*"),
+    ],
+)
+def test_unusual_values_are_taken(kind: ListKind, text: str) -> None:
+    assert read_value(kind, text) == text
+    assert check_values.LIST_READERS[kind](text) == text
+
+
+def test_a_mistyped_value_that_is_kept_already_can_be_named_to_remove_it() -> None:
+    assert read_value(ListKind.CUSTOMER, " “c-1”", is_new=False) == " “c-1”"
+
+
 @pytest.mark.parametrize("name", ["reason", "ticket", "author"])
 def test_notes_hold_no_card_number(name: str) -> None:
     with pytest.raises(InvalidEntry, match=name):

@@ -90,6 +90,7 @@ CANNOT_SEE: Final = {
     "duplicate-entry": "equal entries are only warned about, and `tn.example` equals `TN.example`",
     "duplicate-rule": "two items are compared by one of their keys",
     "metadata-redeclared": "what other files declare for metadata is not in the schema",
+    "mistyped-entries": "quotes and blanks that are not meant",
     "name-differs": "the name of the file is not in its text",
     "nested-conditions": "a schema does not count levels",
     "never-amount": "whether a rule can match",

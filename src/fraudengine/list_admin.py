@@ -145,7 +145,9 @@ class ListAdmin:
             warnings.append("the rule files hold this value in the same list")
         return Listed(added.entry, added.created, tuple(warnings))
 
-    def _read(self, target: ListTarget, value: str | None, pan: str | None) -> tuple[str, str | None]:
+    def _read(
+        self, target: ListTarget, value: str | None, pan: str | None, is_new: bool = True
+    ) -> tuple[str, str | None]:
         if (value is None) == (pan is None):
             raise InvalidEntry("value", "exactly one of `value` and `pan` is given")
         if pan is not None:
@@ -159,7 +161,7 @@ class ListAdmin:
             if key is None:
                 raise InvalidEntry("pan", "there is no card key, so no fingerprint can be made")
             return number.fingerprint(key), number.fingerprint(key.former) if key.former is not None else None
-        return read_value(target.kind, value or ""), None
+        return read_value(target.kind, value or "", is_new=is_new), None
 
     def remove(
         self,
@@ -177,7 +179,7 @@ class ListAdmin:
         target, declared = self.target(merchant, name)
         note = read_note(reason, ticket, author)
         if entry_id is None:
-            read, former = self._read(target, value, pan)
+            read, former = self._read(target, value, pan, is_new=False)
             held = self.lists.find(target, read) + (self.lists.find(target, former) if former else ())
             now_us = self.lists.clock_us()
             entry = next((item for item in held if item.in_force(now_us) or item.added_us > now_us), None)

@@ -18,6 +18,7 @@ from .contacts import normalise_email, normalise_email_domain, normalise_phone
 from .diagnostics import FraudengineError, InvalidTransaction
 from .facts import ListKind
 from .lists import read_address
+from .mistyped import Mistyped, mistyped_domain, mistyped_email, mistyped_name
 from .rules import check_values
 from .rules.check_values import Wrong
 
@@ -94,12 +95,19 @@ def holds_card_number(text: str) -> bool:
     return bool(find_pans(re.sub(r"[^0-9A-Za-z]{1,2}", " ", text)))
 
 
-def read_value(kind: ListKind, text: str) -> str:
-    """The value in the form in which it is compared. Raises InvalidEntry, which repeats nothing of it."""
+def read_value(kind: ListKind, text: str, *, is_new: bool = True) -> str:
+    """The value in the form in which it is compared. Raises InvalidEntry, which repeats nothing of it.
+
+    A value that is certainly mistyped is refused unless it is to be found among those that are kept already.
+    """
     if kind is ListKind.CARD or kind is ListKind.BIN or len(text) >= 12:
         _refuse_card_number(kind, text)
     if len(text) > MAX_VALUE or not text.strip() or _UNPRINTABLE(text):
         raise InvalidEntry("value", WHAT_IT_IS[kind])
+    look = _MISTYPED.get(kind) if is_new else None
+    said = look(text) if look is not None else None
+    if said is not None:
+        raise InvalidEntry("value", f"{WHAT_IT_IS[kind]}; {said.problem}")
     value = _READERS[kind](text)
     if value is None or isinstance(value, Wrong):
         hint = value.hint if isinstance(value, Wrong) and kind in _HINTS else ""
@@ -152,5 +160,11 @@ _READERS: Final[dict[ListKind, Callable[[str], str | Wrong | None]]] = {
     ListKind.PHONE: normalise_phone,
     ListKind.CUSTOMER: _text(128),
     ListKind.DEVICE: _text(256),
+}
+_MISTYPED: Final[dict[ListKind, Callable[[str], Mistyped | None]]] = {
+    ListKind.EMAIL: lambda text: mistyped_email(text.strip()),
+    ListKind.EMAIL_DOMAIN: lambda text: mistyped_domain(text.strip()),
+    ListKind.CUSTOMER: mistyped_name,
+    ListKind.DEVICE: mistyped_name,
 }
 _HINTS: Final = frozenset({ListKind.COUNTRY, ListKind.IP})  # their hints name countries and networks only

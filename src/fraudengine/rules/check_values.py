@@ -20,6 +20,7 @@ from ..contacts import normalise_phone
 from ..countries import NAMES, code_for_name, read_country
 from ..diagnostics import suggest
 from ..facts import FactSpec, FactType, ListKind
+from ..mistyped import Mistyped, bare_domain, mistyped_domain, mistyped_email, mistyped_name
 from ..money import EXPONENTS, InvalidAmount, format_minor, read_minor
 from .amounts_meant import currency_meant, plain_figure
 from .checked import one_of_words, shown
@@ -205,16 +206,35 @@ def text_value(text: str) -> str | Wrong:
 
 
 def email(text: str) -> str | Wrong:
-    if len(text) <= MAX_TEXT and _EMAIL.fullmatch(text):
+    said = mistyped_email(text)
+    if said is None and len(text) <= MAX_TEXT and _EMAIL.fullmatch(text):
         return text.lower()
-    return Wrong("not-email", f"{shown(text)} is no e-mail address", "write it as `name@example.tn`")
+    return _mistyped("not-email", f"{shown(text)} is no e-mail address", said, "write it as `name@example.tn`")
 
 
 def email_domain(text: str) -> str | Wrong:
-    if len(text) <= MAX_TEXT and _DOMAIN.fullmatch(text):
+    said = mistyped_domain(text)
+    if said is None and len(text) <= MAX_TEXT and _DOMAIN.fullmatch(text):
         return text.lower()
-    hint = "write only what follows the @, as `example.tn`"
-    return Wrong("not-email-domain", f"{shown(text)} is no e-mail domain", hint)
+    hint = f"write only what follows the @, as `{bare_domain(text)[:60] or 'example.tn'}`"
+    return _mistyped("not-email-domain", f"{shown(text)} is no e-mail domain", said, hint)
+
+
+def name(text: str) -> str | Wrong:
+    """What the merchant calls a customer or the gateway a device: any text that is not certainly mistyped."""
+    said = mistyped_name(text) if text.strip() else None
+    if said is None:
+        return text_value(text)
+    if said.meant == text.strip():
+        return without_blanks(text, text_value) or text_value(text)
+    return _mistyped("mistyped-name", f"no payment names {shown(text)}", said, "write the one name only")
+
+
+def _mistyped(code: str, message: str, said: Mistyped | None, hint: str) -> Wrong:
+    if said is None:
+        return Wrong(code, message, hint)
+    hint = f"write `{said.meant[:60]}`" if said.meant else hint
+    return Wrong(code, f"{message}: {said.problem}", hint)
 
 
 def phone(text: str) -> str | Wrong:
@@ -284,6 +304,8 @@ _TEXT_FACTS: Final[dict[str, Callable[[str], str | Wrong]]] = {
     "email_domain": email_domain,
     "phone": phone,
     "eci": eci,
+    "customer": name,
+    "device": name,
 }
 
 LIST_READERS: Final[dict[ListKind, Callable[[str], str | Wrong]]] = {
@@ -294,8 +316,8 @@ LIST_READERS: Final[dict[ListKind, Callable[[str], str | Wrong]]] = {
     ListKind.EMAIL: _read_bare(email),
     ListKind.EMAIL_DOMAIN: _read_bare(email_domain),
     ListKind.PHONE: _read_bare(phone),
-    ListKind.CUSTOMER: text_value,
-    ListKind.DEVICE: text_value,
+    ListKind.CUSTOMER: name,
+    ListKind.DEVICE: name,
 }
 
 
