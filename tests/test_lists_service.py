@@ -318,6 +318,54 @@ def test_a_date_of_expiry_is_of_the_merchants_timezone(service: Service) -> None
     assert {row["expires"] for row in rows} == {"2099-01-31T23:00:00Z"}
 
 
+def test_the_history_tells_who_imported_what_and_why(service: Service) -> None:
+    lists = ("carthage-market", "blocked_devices")
+    table = "value,reason,author\nd-10,stolen,amina\nd-20,,\nd-30,,\n"
+    run(service, "lists", "import", *lists, "-", "--by", "sami", "--ticket", "SUP-9", given=table)
+    more = "".join(f"x-{number},why {number}\n" for number in range(30))
+    service.client.post(f"/v1/merchants/{lists[0]}/lists/{lists[1]}/import", content=more)
+    run(service, "lists", "remove", *lists, "d-20", "--by", "leila", "--reason", "found")
+
+    def history(*arguments: str) -> list[dict[str, Any]]:
+        said = run(service, "lists", "history", *lists, "--format", "json", *arguments)
+        return [json.loads(line) for line in said.stdout.splitlines()]
+
+    removed, large, small = history()
+    assert (removed["what"], removed["value"], removed["author"]) == ("remove", "d-20", "leila")
+    assert (large["entries"], len(large["some_values"]), large["more_notes"]) == (30, 5, True)
+    assert sorted(small["some_values"]) == ["d-10", "d-20", "d-30"]
+    assert small["last_id"] - small["first_id"] == 2
+    assert small == {
+        **{name: small[name] for name in ("at", "first_id", "last_id", "some_values")},
+        "what": "import",
+        "entries": 3,
+        "scope": lists[0],
+        "reasons": ["stolen"],
+        "tickets": ["SUP-9"],
+        "authors": ["amina", "sami"],
+        "more_notes": False,
+    }
+    assert [(row["what"], row["author"]) for row in history("--search", "d-20")] == [
+        ("remove", "leila"),
+        ("import", "sami"),
+    ]
+    assert [row["value"] for row in history("--search", "leila")] == ["d-20"]
+    assert [row["value"] for row in history("--search", "amina")] == ["d-10"]
+    by_ticket = [(row["what"], row["value"]) for row in history("--search", "SUP-9")]
+    assert sorted(by_ticket) == [
+        ("import", "d-10"),
+        ("import", "d-20"),
+        ("import", "d-30"),
+        ("remove", "d-20"),
+    ]
+    assert [row["what"] for row in history("--search", "SUP-9", "--limit", "2")] == ["remove", "import"]
+    line = run(service, "lists", "history", *lists).stdout.splitlines()[2]
+    assert line.split(maxsplit=1)[1].startswith("import 3 entries (")
+    assert sorted(line.partition(") by ")[0][-16:].split(", ")) == ["d-10", "d-20", "d-30"]
+    assert sorted(line.partition(") by ")[2].split(": ")[0].split(", ")) == ["amina", "sami"]
+    assert line.endswith(": stolen, SUP-9")
+
+
 def test_an_entry_stops_counting_when_it_expires(service: Service) -> None:
     """In a real service by the real clock, and for good: also after another process wrote it."""
     from datetime import UTC, datetime, timedelta

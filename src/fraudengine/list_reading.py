@@ -16,6 +16,8 @@ from .list_entries import COLUMNS, FROM, ListTarget, StoredEntry, read_row
 from .list_tables import LISTS, SHARED
 
 MAX_PAGE: Final = 1_000
+MAX_VALUES: Final = 5  # of an import's in the history
+MAX_NOTES: Final = 20
 _IN_FORCE: Final = (
     "e.added_us <= :as_of AND (e.expires_us IS NULL OR e.expires_us > :as_of)"
     " AND (e.removed_us IS NULL OR e.removed_us > :as_of)"
@@ -28,16 +30,42 @@ _SEARCH: Final = (
     + "".join(f" OR e.{column} LIKE :like ESCAPE '\\'" for column in ("reason", "ticket", "author"))
     + ")"
 )
+_SEARCH_HISTORY: Final = (
+    _SEARCH.removesuffix(")")
+    + " OR c.what = 'remove' AND ("
+    + " OR ".join(
+        f"e.{column} LIKE :like ESCAPE '\\'" for column in ("removed_by", "removed_reason", "removed_ticket")
+    )
+    + "))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """What the entries of an import have: a few values, and who added them and why, each once.
+
+    Entries of one import are in no order. With `more_notes` there may be authors, reasons and tickets beyond these.
+    """
+
+    first_id: int
+    last_id: int
+    scope: str
+    values: tuple[str, ...]
+    authors: tuple[str, ...]
+    reasons: tuple[str, ...]
+    tickets: tuple[str, ...]
+    more_notes: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of a list: an entry added, removed or re-keyed, or an import of several."""
+    """One change of a list: an entry added, removed or re-keyed, or an import of `several`."""
 
     at_us: int
     what: str
     entries: int
     entry: StoredEntry | None
+    several: Several | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +120,57 @@ class ListReader:
         return read_row(found[0]) if found else None
 
     def history(self, target: ListTarget, limit: int = 100, search: str = "") -> list[Event]:
-        """The newest changes of the list first; a search is for entries, not for imports."""
+        """The newest changes of the list first; a search finds entries, also each one that came by an import.
+
+        Of a removal it looks at both notes: of who added the entry and of who removed it.
+        """
+        # Changes before entries, always: their ranges lead to the entries, and no index leads back.
+        last = "c.last_entry" if search else "c.first_entry"
         sql = (
-            f"SELECT c.at_us, c.what, c.last_entry - c.first_entry + 1, {COLUMNS} FROM changes c"
-            " JOIN entries e ON e.id = c.first_entry JOIN lists l ON l.id = e.list_id"
-            f" WHERE {_HELD_BY}{_SEARCH if search else ''} ORDER BY c.id DESC LIMIT :limit"
+            f"SELECT c.at_us, c.what, c.first_entry, c.last_entry, {COLUMNS} FROM changes c"
+            f" CROSS JOIN entries e ON e.id BETWEEN c.first_entry AND {last} CROSS JOIN lists l ON l.id = e.list_id"
+            f" WHERE {_HELD_BY.replace('e.', 'c.', 1)}{_SEARCH_HISTORY if search else ''}"
+            " ORDER BY c.id DESC, e.id LIMIT :limit"
         )
-        return [
-            Event(at_us, what, entries, read_row(tuple(row)) if entries == 1 else None)
-            for at_us, what, entries, *row in self._all(sql, limit=limit, like=_like(search), **_names(target))
-        ]
+        events = []
+        for at_us, what, first, last_entry, *row in self._all(
+            sql, limit=limit, like=_like(search), **_names(target)
+        ):
+            entry = read_row(tuple(row))
+            if first == last_entry or search:
+                events.append(Event(at_us, what, 1, entry))
+            else:
+                events.append(
+                    Event(at_us, what, last_entry - first + 1, None, self._sum_up(first, last_entry, entry))
+                )
+        return events
+
+    def _sum_up(self, first: int, last: int, entry: StoredEntry) -> Several:
+        notes = self._all(
+            "SELECT DISTINCT author, reason, ticket FROM entries WHERE id BETWEEN :first AND :last LIMIT :most",
+            first=first,
+            last=last,
+            most=MAX_NOTES,
+        )
+        values = self._all(
+            "SELECT value FROM entries WHERE id BETWEEN :first AND :last ORDER BY id LIMIT :most",
+            first=first,
+            last=last,
+            most=MAX_VALUES,
+        )
+        authors, reasons, tickets = (
+            tuple(sorted({str(row[place]) for row in notes if row[place]})) for place in range(3)
+        )
+        return Several(
+            first,
+            last,
+            entry.target.scope,
+            tuple(value for (value,) in values),
+            authors,
+            reasons,
+            tickets,
+            len(notes) == MAX_NOTES,
+        )
 
     def began_us(self) -> int:
         """Since when matches are noted."""

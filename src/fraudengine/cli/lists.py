@@ -21,6 +21,7 @@ from ..diagnostics import ConfigurationError, InvalidTransaction, RuleFilesRefus
 from ..facts import ListKind
 from ..list_admin import ListAdmin, UnknownEntry, UnknownList, stored_entry_object
 from ..list_entries import read_time, time_text
+from ..list_history import event_object, event_text
 from ..list_import import ImportRefused, import_entries, lines_of
 from ..list_reading import ListReader
 from ..list_review import review_entries
@@ -286,7 +287,11 @@ def history(
     state: Path | None,
     output: str | None,
 ) -> None:
-    """Show who added and removed what, when and why, the newest first."""
+    """Show who added and removed what, when and why, the newest first.
+
+    An import of several entries is one line, with a few of its values and its authors, reasons and tickets; a
+    search shows each entry of it that fits.
+    """
     _refuse_card_numbers(merchant, list_name, search)
     config = configuration(rules=rules, state=state, format=output)
     with _open(config) as admin:
@@ -294,25 +299,9 @@ def history(
         with ListReader(admin.lists.path) as reader:
             events = reader.history(target, limit, search)
     for event in events:
-        entry = event.entry
-        row: dict[str, Any] = {"at": time_text(event.at_us), "what": event.what, "entries": event.entries}
-        if entry is not None:
-            removal = event.what == "remove"
-            row |= {
-                "id": entry.id,
-                "scope": entry.target.scope,
-                "value": entry.value,
-                "reason": entry.removed_reason if removal else entry.reason,
-                "ticket": entry.removed_ticket if removal else entry.ticket,
-                "author": entry.removed_by if removal else entry.author,
-            }
-        if config.format == "json":
-            click.echo(json.dumps(row, ensure_ascii=False))
-        else:
-            what = f"{row['value']} (entry {row['id']})" if entry is not None else f"{event.entries:,} entries"
-            notes = ", ".join(row[name] for name in ("reason", "ticket") if row.get(name))
-            by = f" by {row['author']}" if row.get("author") else ""
-            click.echo(f"{row['at']}  {event.what} {what}{by}{': ' + notes if notes else ''}")
+        click.echo(
+            json.dumps(event_object(event), ensure_ascii=False) if config.format == "json" else event_text(event)
+        )
 
 
 @lists.command("import")
