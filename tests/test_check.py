@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fraudengine.cards import find_pans
 from fraudengine.diagnostics import Span
 from fraudengine.facts import FactType, ListKind
+from fraudengine.list_values import read_value
 from fraudengine.rules.ast import (
     All,
     Any,
@@ -35,7 +36,7 @@ from fraudengine.rules.ast import (
     StartsWith,
 )
 from fraudengine.rules.check import CheckedFile, FileKind, check_text
-from fraudengine.rules.check_values import Wrong, figure, instant, money, network
+from fraudengine.rules.check_values import Wrong, figure, instant, money, network, phone
 
 from .golden_files import GOLDEN, checked, golden_sources, link_text, mistakes_of, read_golden, render_all
 
@@ -106,6 +107,16 @@ def test_lists_are_normalised_by_kind() -> None:
         "bad_bins": (ListKind.BIN, ["407024", "40702411234"]),
         "devices": (ListKind.DEVICE, []),
     }
+
+
+@pytest.mark.parametrize("text", ["71123456", "71 123-456", "0021671123456", "+216 71 123 456"])
+def test_a_rule_file_reads_a_telephone_as_run_time_lists_do(text: str) -> None:
+    assert phone(text) == read_value(ListKind.PHONE, text) == "+21671123456"
+
+
+@pytest.mark.parametrize("text", ["7112345", "711234567", "71123456x", "4242424242424242"])
+def test_a_number_of_no_country_is_no_telephone(text: str) -> None:
+    assert isinstance(phone(text), Wrong)
 
 
 def test_every_test_word() -> None:

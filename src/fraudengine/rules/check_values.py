@@ -50,6 +50,7 @@ _AMOUNT: Final = re.compile(r"[0-9]{1,15}\.([0-9]+)", re.ASCII)
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _DOMAIN: Final = re.compile(r"[^@\s.]+(\.[^@\s.]+)+")
 _PHONE: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
+_NATIONAL_PHONE: Final = re.compile(r"[0-9]{8,17}", re.ASCII)  # or one that begins with 00 and the country
 _TWO_DIGITS: Final = re.compile(r"[0-9]{2}", re.ASCII)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _NO_BREAK: Final = re.compile("[\u00a0\u202f]")
@@ -238,9 +239,13 @@ def _mistyped(code: str, message: str, said: Mistyped | None, hint: str) -> Wron
 
 
 def phone(text: str) -> str | Wrong:
+    """In E.164; without + and country as requests and run-time lists read it: `71123456` is Tunisian."""
     number = text.replace(" ", "").replace("-", "")
     if _PHONE.fullmatch(number):
         return normalise_phone(number) or number
+    read = normalise_phone(number) if _NATIONAL_PHONE.fullmatch(number) else None
+    if read is not None:
+        return read
     hint = "write it with + and the country's number, as `+21671123456`"
     return Wrong("not-phone", f"{shown(text)} is no telephone number", hint)
 

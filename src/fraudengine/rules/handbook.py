@@ -156,7 +156,7 @@ _KIND_HELP: Final[dict[ListKind, str]] = {
     ListKind.COUNTRY: "countries, two capital letters: `TN`",
     ListKind.EMAIL: "e-mail addresses: `name@example.tn`",
     ListKind.EMAIL_DOMAIN: "what follows the @ of e-mail addresses: `example.tn`",
-    ListKind.PHONE: 'telephone numbers with + and the country: `"+21671123456"`',
+    ListKind.PHONE: 'telephone numbers with + and the country: `"+21671123456"`; without, Tunisian: `71123456`',
     ListKind.CUSTOMER: "the merchant's own names of customers: `c-1001`",
     ListKind.DEVICE: "devices as the gateway names them",
 }

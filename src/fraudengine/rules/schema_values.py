@@ -128,7 +128,7 @@ def _by_exponent() -> list[tuple[int, list[str]]]:
 _EMAIL: Final = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 _DOMAIN: Final = r"^[^@\s.]+(\.[^@\s.]+)+$"
 _PHONE: Final = any_of(
-    {"type": "string", "pattern": r"^\+[ -]*[1-9]([ -]*[0-9]){6,14}[ -]*$"},
+    {"type": "string", "pattern": r"^(\+[ -]*[1-9]([ -]*[0-9]){6,14}|[0-9]([ -]*[0-9]){7,16})[ -]*$"},
     {"type": "integer", "minimum": 1_000_000, "maximum": 10**15},
 )
 _IP: Final[Schema] = {
