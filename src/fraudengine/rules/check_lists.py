@@ -28,7 +28,10 @@ def read_entries(node: Node, kind: ListKind, timezone: str, mistakes: Mistakes) 
     first_of: dict[tuple[str, int | None, int | None], Node] = {}
     for item in node.items:
         entry: ListEntry | None = None
-        if isinstance(item, Scalar) and not item.is_empty:
+        if isinstance(item, Scalar) and _runs_over_lines(item):
+            hint = "begin each line with a dash and a blank, or put a long value into quotes on one line"
+            mistakes.report("several-lines", f"the lines of {shown(item.text)} make one entry", item, hint)
+        elif isinstance(item, Scalar) and not item.is_empty:
             value = read(item.text)
             if isinstance(value, Wrong):
                 mistakes.report(value.code, value.message, item, value.hint)
@@ -85,6 +88,11 @@ def _read_entry(node: Node, kind: ListKind, timezone: str, mistakes: Mistakes) -
         return None
     source = f"{node.span.path}:{node.span.line}"
     return ListEntry(value, reason, ticket, author, added, expires, source)
+
+
+def _runs_over_lines(node: Scalar) -> bool:
+    """Whether it is a text without quotes of which YAML joined several lines: its span is then one column wide."""
+    return not node.quoted and node.end_column == node.column + 1 and len(node.text) > 1
 
 
 def says_dates(node: Node) -> bool:

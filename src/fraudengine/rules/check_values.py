@@ -53,6 +53,7 @@ _PHONE: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 _NATIONAL_PHONE: Final = re.compile(r"[0-9]{8,17}", re.ASCII)  # or one that begins with 00 and the country
 _TWO_DIGITS: Final = re.compile(r"[0-9]{2}", re.ASCII)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_LETTERS: Final = re.compile(r"[^\W\d_]+")
 _NO_BREAK: Final = re.compile("[\u00a0\u202f]")
 _BOOLEANS: Final = {"true": True, "false": False}
 _OTHER_BOOLEANS: Final = {"yes": "true", "on": "true", "y": "true", "1": "true"} | {
@@ -94,7 +95,13 @@ def _read_bare(read: Callable[[str], _Read | Wrong]) -> Callable[[str], _Read | 
 def country(text: str) -> str | Wrong:
     if text in NAMES:
         return text
+    several = _LETTERS.findall(text[:64])
+    if len(several) > 1 and all(one in NAMES for one in several):
+        hint = f"write each by itself: `{', '.join(several)}`"
+        return Wrong("unknown-country", f"{shown(text)} is not one country", hint)
     code = read_country(text[:64]) or code_for_name(text[:64])
+    if code is None and len(several) == 1 and several[0] in NAMES:
+        code = several[0]
     if code is None:
         close = suggest(text[:64].title(), NAMES.values())
         name = close.removeprefix("did you mean `").removesuffix("`?")

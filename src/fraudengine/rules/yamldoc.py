@@ -367,6 +367,12 @@ _YAML_PROBLEMS: Final = (
         "begin each item with `- `, all equally indented",
         False,
     ),
+    (
+        "alphabetic or numeric",
+        "a value cannot begin with `*` or `&`",
+        "begin list items with `- `, and put a text that begins with such a sign in quotes",
+        False,
+    ),
     ("expected node content", "a value is missing here", "write the value, or delete the comma", False),
     ("escape character", "an unknown `\\` sequence", "use single quotes, where `\\` is only a character", False),
 )
