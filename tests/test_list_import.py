@@ -150,6 +150,14 @@ def test_wrong_lines_are_named_and_nothing_is_taken(
     assert entries(store, target) == []
 
 
+def test_values_that_no_payment_can_have_are_refused_by_line(store: ListStore) -> None:
+    with pytest.raises(ImportRefused) as refused:
+        import_entries(store, CUSTOMERS, ["value\nO'Brien\n“c-1”\n\u00a0c-2 \n".encode()], Note())
+    ((line, problem),) = refused.value.problems
+    assert (line, "quotation marks do not belong to it" in problem) == (3, True)
+    assert entries(store, CUSTOMERS) == []
+
+
 def test_only_the_first_hundred_problems_are_kept(store: ListStore) -> None:
     with pytest.raises(ImportRefused) as refused:
         import_entries(store, COUNTRIES, [b"XX\n" * 5000], Note())

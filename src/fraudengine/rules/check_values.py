@@ -55,6 +55,7 @@ _TWO_DIGITS: Final = re.compile(r"[0-9]{2}", re.ASCII)
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
 _NO_BREAK: Final = re.compile("[\u00a0\u202f]")
+_DAY_FIRST: Final = re.compile(r"([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4})", re.ASCII)
 _BOOLEANS: Final = {"true": True, "false": False}
 _OTHER_BOOLEANS: Final = {"yes": "true", "on": "true", "y": "true", "1": "true"} | {
     "no": "false",
@@ -387,6 +388,17 @@ def is_date(text: str) -> bool:
     return _DATE.fullmatch(text) is not None
 
 
+def _day_first(text: str) -> str:
+    """What to write instead of `01/02/2027`, the first of February as people here write it."""
+    found = _DAY_FIRST.fullmatch(text)
+    if found is None:
+        return ""
+    try:
+        return f"write the year first: `{date(int(found[3]), int(found[2]), int(found[1]))}`"
+    except ValueError:
+        return ""
+
+
 @lru_cache(maxsize=10_000)
 def instant(text: str, zone: str) -> int | Wrong:
     """UTC microseconds of an instant with its time zone, or of midnight in `zone` on a date."""
@@ -397,11 +409,9 @@ def instant(text: str, zone: str) -> int | Wrong:
         else:
             moment = datetime.fromisoformat(text)
     except ValueError:
-        hint = "write `2026-11-02` or `2026-11-02T10:15:00Z`"
+        hint = _day_first(text) or "write `2026-11-02` or `2026-11-02T10:15:00Z`"
         return Wrong("not-a-date", f"{shown(text)} is no date", hint)
-    if (
-        moment.tzinfo is None and ":" not in text and "T" not in text
-    ):  # another of the forms of ISO 8601, `20261102`
+    if moment.tzinfo is None and ":" not in text and "T" not in text:  # as ISO 8601 also has it: `20261102`
         return Wrong("not-a-date", f"{shown(text)} is no date", f"write `{moment.date()}`")
     if moment.tzinfo is None:
         hint = f"write the date alone, or add the zone: `{text[:32]}Z`"

@@ -352,7 +352,7 @@ _YAML_PROBLEMS: Final = (
     (
         "could not find expected ':'",
         "a key without a `:`",
-        "write `key: value`, with a space after the colon",
+        "write `key: value`, with a space after the colon, and `- value` for each entry of a list",
         True,
     ),
     (
