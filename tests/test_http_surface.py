@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,27 @@ def test_every_operation_that_wants_a_key_documents_its_refusal(service: Service
         for operation in operations.values():
             without_key = operation.get("security") == []
             assert without_key or {"401", "403"} <= operation["responses"].keys(), path
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_behind_an_upgrade_is_not_read_as_the_next_request(service: Service, at_once: bool) -> None:
+    """The parser takes it for another protocol's; behind a proxy, answers would go to the wrong callers."""
+    body = b"GET /healthz HTTP/1.1\r\nhost: smuggled\r\n\r\n"
+    head = (
+        f"POST /v1/screenings HTTP/1.1\r\nhost: x\r\nauthorization: {service.client.headers['authorization']}\r\n"
+        f"content-type: application/json\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    ).encode()
+    with socket.create_connection(("127.0.0.1", service.client.base_url.port or 0), timeout=10) as connection:
+        connection.sendall(head + body if at_once else head)
+        if not at_once:
+            time.sleep(0.2)
+            with suppress(OSError):  # it is closed by then
+                connection.sendall(body)
+        answered = b""
+        with suppress(ConnectionResetError):
+            while part := connection.recv(65_536):
+                answered += part
+    assert re.findall(rb"HTTP/1\.1 (\d{3}) ", answered) == [b"400"], answered
+    assert b"cannot ask for an upgrade" in answered
+    assert service.client.get("/healthz", headers={"connection": "Upgrade", "upgrade": "h2c"}).status_code == 200

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fraudengine.replay.atomic import replaced_file
+from fraudengine.rules.library import Library
 
-from .command_line import run, sample_rules
-from .running import REPOSITORY
+from .command_line import fraudengine_here, run, sample_rules
+from .running import REPOSITORY, running_service
 
 
 @pytest.fixture
@@ -90,6 +91,33 @@ def test_lists_can_be_kept_while_the_merchants_file_has_a_mistake(rules: Path, t
     (rules / "platform.yaml").write_text("rule_set: platform\nrulez: []\n")
     refused = run("lists", "show", "carthage-market", "blocked_customers", *where)
     assert (refused.code, "unknown key `rulez`" in refused.err) == (1, True)
+
+
+def test_a_pipe_in_the_place_of_a_rule_file_is_refused_and_holds_nobody_up(rules: Path) -> None:
+    os.mkfifo(rules / "merchants" / "pipe.yaml")
+    ran = run("check", rules)
+    assert (ran.code, "it is a pipe or a device, and no file" in ran.out) == (1, True)
+    library = Library.load(rules)
+    assert "carthage-market" in library.snapshot.merchants
+    (rules / "merchants" / "pipe.yaml").unlink()
+    library.refresh()
+    assert not library.snapshot.refusals
+
+
+def test_a_card_key_by_which_no_listed_card_is_found_is_said(rules: Path, tmp_path: Path) -> None:
+    """After a restore without the key every blacklisted card would pass, and nobody would know."""
+    where = {"FRAUDENGINE_STATE": str(tmp_path / "var"), "FRAUDENGINE_RULES": str(rules)}
+    keys = [{**where, "FRAUDENGINE_CARD_KEY": key * 32} for key in ("5c", "7e")]
+    listed = fraudengine_here("lists", "add", "carthage-market", "blacklist", stdin="4242424242424242\n", **keys[0])
+    assert listed.returncode == 0, listed.stderr
+    well, wrong = (fraudengine_here("doctor", **one).stdout for one in keys)
+    assert "are not live" not in well
+    assert "list entries hang on card keys that are not live (1 on key" in wrong
+    with running_service(tmp_path, {"FRAUDENGINE_CARD_KEY": "7e" * 32}) as service:
+        ready = service.client.get("/readyz").json()
+        assert (ready["ready"], ["are not live" in problem for problem in ready["problems"]]) == (True, [True])
+    with running_service(tmp_path, {"FRAUDENGINE_CARD_KEY": "5c" * 32}) as service:
+        assert service.client.get("/readyz").json() == {"ready": True, "problems": []}
 
 
 def test_show_names_lists_that_are_filled_at_run_time_and_the_rules_that_they_wake(

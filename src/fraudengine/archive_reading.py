@@ -18,7 +18,7 @@ DIRECTORY: Final = "archive"
 FORMAT_KEY: Final = b"fraudengine.archive"
 FORMAT: Final = b"1"
 MAX_ID: Final = (1 << 63) - 1
-_NAME: Final = re.compile(r"screenings-(\d{4}-\d{2})(?:\.(\d+))?\.parquet").fullmatch
+_NAME: Final = re.compile(r"screenings-(\d{4}-(?:0[1-9]|1[0-2]))(?:\.(\d+))?\.parquet").fullmatch
 
 Row: TypeAlias = dict[str, Any]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -86,6 +86,19 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(directory)
+
+
+def entries_not_found(entries_by_key: Mapping[str, int], key: CardKey) -> str:
+    """What is wrong when list entries hang on a key that is not live: their cards pass. Empty when none does."""
+    live = {key.id} | ({key.former.id} if key.former is not None else set())
+    lost = {name: count for name, count in entries_by_key.items() if name not in live}
+    if not lost:
+        return ""
+    keys = ", ".join(f"{count} on key {name}" for name, count in sorted(lost.items()))
+    return (
+        f"list entries hang on card keys that are not live ({keys}), so their cards are not found: bring that key "
+        "back beside the current one, or list those cards again (`fraudengine keys status`)"
+    )
 
 
 class KeyWatch:

@@ -25,9 +25,12 @@ from typing import Any, Final
 from .archive_reading import MAX_ID, archive_files, count_rows, load_pyarrow, names_of
 from .assembly import open_data
 from .backup import FILES
+from .card_keys import entries_not_found
 from .config import Config, environment_name
 from .diagnostics import ConfigurationError, DataFileError, RuleFilesRefused, StoreUnavailable
 from .environment import environment_of
+from .list_reading import ListReader
+from .list_store import utc_us
 from .log_damage import find_damage, logs_set_aside
 from .observation import data_age_s
 from .rules.library import Library
@@ -134,6 +137,10 @@ def check_card_key(config: Config) -> Found:
         f", {key.former.id} is live beside it until `fraudengine keys retire`" if key.former is not None else ""
     )
     yield Verdict.WELL, f"card key {key.id}{former}"
+    if config.lists_file.exists():
+        with ListReader(config.lists_file) as reader:
+            if lost := entries_not_found(reader.entries_by_key(utc_us()), key):
+                yield Verdict.WRONG, lost
 
 
 def check_api_keys(config: Config) -> Found:

@@ -28,6 +28,7 @@ from .structured_log import Trace
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 _TOO_LONG: Final = "The request line and headers are too long."
+_NO_UPGRADE: Final = "A request with a body cannot ask for an upgrade: send HTTP/1.1 without `Upgrade`."
 _CUT_SHORT: Final = "The request ended before it was whole."
 MAX_WHOLE_BYTES: Final = 64 * 1024
 ARRIVAL_SECONDS: Final = 10.0
@@ -317,6 +318,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.app = _answer_overloaded if self._is_crowded() else self._served
         if self._head_is_too_long():  # it came in one piece
             self.app = _answer_too_long
+        elif self.parser.should_upgrade() and self._has_body():
+            self.app = _answer_upgrade
         if self._goes_the_short_way():
             self._short = b""
             return
@@ -331,6 +334,12 @@ class BoundedHttp(HttpToolsProtocol):
         for name, value in self.headers:
             size += len(name) + len(value)
         return size > MAX_HEAD_BYTES
+
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+            for name, value in self.headers
+        )
 
     def _is_crowded(self) -> bool:
         most = self._most
@@ -430,6 +439,11 @@ class BoundedHttp(HttpToolsProtocol):
 
 async def _answer_too_long(scope: Scope, receive: Receive, send: Send) -> None:
     await send_problem(Problem(UNREADABLE, _TOO_LONG, close=True), send)
+
+
+async def _answer_upgrade(scope: Scope, receive: Receive, send: Send) -> None:
+    """The parser takes what follows for another protocol's, so a body would be read as the next request."""
+    await send_problem(Problem(UNREADABLE, _NO_UPGRADE, close=True), send)
 
 
 async def _answer_overloaded(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,7 +19,7 @@ import orjson
 from .audit import AuditLog
 from .batch_writer import Settled
 from .calls import MOST_ATTEMPTS, OVERTAKEN_TOO_OFTEN, Again, Asked, UnderWay, answer_in, tell_or_begin_again
-from .card_keys import KeyWatch
+from .card_keys import KeyWatch, entries_not_found
 from .cards import CardKey
 from .counting import Counting
 from .decision import EarlierScreening, card_identity, conflicts
@@ -29,6 +29,7 @@ from .engine import Engine, ReadyRuleSet
 from .enrich import Enricher
 from .facts import MerchantId, Transaction
 from .list_admin import ListAdmin
+from .list_reading import ListReader
 from .list_store import ListStore
 from .list_upkeep import ListUpkeep
 from .lists import ListsAsOf
@@ -109,6 +110,8 @@ class Screener:
             counting=self.counting,
         )
         self._key_watch = parts.key_watch
+        self._looked_for: CardKey | None = None  # the key with which the entries of lists were compared last
+        self._lost_entries = ""
         self.list_admin = None
         if parts.lists is not None:
             self.list_admin = ListAdmin(
@@ -350,6 +353,7 @@ class Screener:
 
     async def start(self) -> None:
         await asyncio.to_thread(self._tell_of_changed_rules)
+        await asyncio.to_thread(self._look_for_lost_entries)
         self._tasks = [
             asyncio.create_task(self._keep_fresh(), name="keep-rules-fresh"),
             asyncio.create_task(self._warm_up(), name="warm-up-rules"),
@@ -391,6 +395,8 @@ class Screener:
                 await asyncio.to_thread(self.data.reload_if_changed)
                 if self._key_watch is not None:
                     self.card_key = await asyncio.to_thread(self._key_watch.current)
+                if self._looked_for is not self.card_key:
+                    await asyncio.to_thread(self._look_for_lost_entries)
                 await self._look_after_lists()
                 if time.monotonic() >= self._persist_at:
                     self._persist_at = time.monotonic() + PERSIST_SECONDS
@@ -425,6 +431,14 @@ class Screener:
             await asyncio.to_thread(self._upkeep.write)
         await asyncio.to_thread(self.list_store.checkpoint_if_due)
 
+    def _look_for_lost_entries(self) -> None:
+        """Compares the keys of listed cards with those that are live; waits for the disk."""
+        key = self.card_key
+        if self.list_store is not None:
+            with ListReader(self.list_store.path) as reader:
+                self._lost_entries = entries_not_found(reader.entries_by_key(self.list_store.clock_us()), key)
+        self._looked_for = key
+
     async def _warm_up(self) -> None:
         """Prepares the rule sets that wait, one between screenings, at a quarter of the processor at most."""
         while True:
@@ -448,6 +462,8 @@ class Screener:
         found += self.data.problems
         if self._key_watch is not None and self._key_watch.problem:
             found.append(self._key_watch.problem)
+        if self._lost_entries:
+            found.append(self._lost_entries)
         if self.log.last_problem:
             found.append(f"the decision log: {self.log.last_problem}")
         found += self._logs_set_aside

@@ -7,8 +7,10 @@ becomes unreadable or empty takes nothing away, because that is never what an ed
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,7 +190,7 @@ class Library:
             if file is not None and file.signature == signature:
                 continue
             try:
-                content = (self.directory / path).read_bytes()
+                content = _read_file(self.directory / path)
             except OSError as error:
                 text, checked = "", None
                 problems: tuple[Diagnostic, ...] = (_unreadable(path, error),)
@@ -291,6 +293,15 @@ def _owner(path: Path) -> str:
         return path.owner()
     except (OSError, KeyError):  # gone meanwhile, or a number without a name
         return "unknown"
+
+
+def _read_file(path: Path) -> bytes:
+    """The file's bytes; raises OSError, also for what is no file: a pipe would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, and no file")
+        return file.read()
 
 
 def _unreadable(path: str, error: OSError) -> Diagnostic:
