@@ -33,7 +33,7 @@ from ..lists import ListsAsOf, build_indexes
 from ..rules.activation import activate
 from ..rules.ast import ListName, RuleId, RuleSet
 from ..rules.checked import FileKind, in_order
-from ..rules.library import Library, find_test_files, find_unread_files
+from ..rules.library import Library, find_test_files, find_unread_files, read_rule_file
 from ..rules.link import find_mistakes
 from ..rules.lint import find_unmatched_rules, find_warnings
 from ..rules.sourcetext import decode_source, text_for_display
@@ -123,7 +123,7 @@ def _further_mistakes(library: Library) -> Iterator[Diagnostic]:
     shared = {file.name: file for file in good.values() if file.kind is FileKind.SHARED_LIST}
     for path in library.sources.keys() - good.keys():
         try:
-            text, _ = decode_source(path, (library.directory / path).read_bytes())
+            text, _ = decode_source(path, read_rule_file(library.directory / path))
         except OSError:
             continue
         if text is not None:

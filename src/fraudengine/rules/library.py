@@ -190,7 +190,7 @@ class Library:
             if file is not None and file.signature == signature:
                 continue
             try:
-                content = _read_file(self.directory / path)
+                content = read_rule_file(self.directory / path)
             except OSError as error:
                 text, checked = "", None
                 problems: tuple[Diagnostic, ...] = (_unreadable(path, error),)
@@ -295,7 +295,7 @@ def _owner(path: Path) -> str:
         return "unknown"
 
 
-def _read_file(path: Path) -> bytes:
+def read_rule_file(path: Path) -> bytes:
     """The file's bytes; raises OSError, also for what is no file: a pipe would be waited for without end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
