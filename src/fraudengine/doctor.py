@@ -16,7 +16,7 @@ import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -138,7 +138,7 @@ def check_card_key(config: Config) -> Found:
     )
     yield Verdict.WELL, f"card key {key.id}{former}"
     if config.lists_file.exists():
-        with ListReader(config.lists_file) as reader:
+        with suppress(StoreUnavailable), ListReader(config.lists_file) as reader:  # the next check tells of that
             if lost := entries_not_found(reader.entries_by_key(utc_us()), key):
                 yield Verdict.WRONG, lost
 

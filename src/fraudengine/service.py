@@ -435,8 +435,11 @@ class Screener:
         """Compares the keys of listed cards with those that are live; waits for the disk."""
         key = self.card_key
         if self.list_store is not None:
-            with ListReader(self.list_store.path) as reader:
-                self._lost_entries = entries_not_found(reader.entries_by_key(self.list_store.clock_us()), key)
+            try:
+                with ListReader(self.list_store.path) as reader:
+                    self._lost_entries = entries_not_found(reader.entries_by_key(self.list_store.clock_us()), key)
+            except StoreUnavailable:
+                return  # it looks again soon
         self._looked_for = key
 
     async def _warm_up(self) -> None:
