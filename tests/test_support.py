@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from fraudengine.mistyped import mistyped_name
 from fraudengine.replay.atomic import replaced_file
 from fraudengine.rules.library import Library
 
 from .command_line import fraudengine_here, run, sample_rules
-from .running import REPOSITORY, running_service
+from .running import REPOSITORY, running_service, wait_until
 
 
 @pytest.fixture
@@ -116,8 +117,20 @@ def test_a_card_key_by_which_no_listed_card_is_found_is_said(rules: Path, tmp_pa
     with running_service(tmp_path, {"FRAUDENGINE_CARD_KEY": "7e" * 32}) as service:
         ready = service.client.get("/readyz").json()
         assert (ready["ready"], ["are not live" in problem for problem in ready["problems"]]) == (True, [True])
+        entries = "/v1/merchants/carthage-market/lists/blacklist/entries"
+        (entry,) = service.client.get(entries).json()["entries"]
+        removed = service.client.delete(f"{entries}/{entry['id']}", params={"reason": "listed again"})
+        assert removed.status_code == 200, removed.text
+        wait_until(lambda: service.client.get("/readyz").json() == {"ready": True, "problems": []}, "all is well")
     with running_service(tmp_path, {"FRAUDENGINE_CARD_KEY": "5c" * 32}) as service:
         assert service.client.get("/readyz").json() == {"ready": True, "problems": []}
+
+
+def test_a_name_may_end_with_inches_and_not_with_a_stray_quote() -> None:
+    assert mistyped_name('iPad 12.9"') is None
+    assert mistyped_name('c-1"') is None
+    assert mistyped_name('amal"') is not None
+    assert mistyped_name('"c-1') is not None
 
 
 def test_show_names_lists_that_are_filled_at_run_time_and_the_rules_that_they_wake(

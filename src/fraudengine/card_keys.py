@@ -97,7 +97,7 @@ def entries_not_found(entries_by_key: Mapping[str, int], key: CardKey) -> str:
     keys = ", ".join(f"{count} on key {name}" for name, count in sorted(lost.items()))
     return (
         f"list entries hang on card keys that are not live ({keys}), so their cards are not found: bring that key "
-        "back beside the current one, or list those cards again (`fraudengine keys status`)"
+        "back beside the current one, or list those cards again and remove these (`fraudengine keys status`)"
     )
 
 

@@ -95,6 +95,6 @@ def _has_stray_quote(text: str) -> bool:
         same = _DOUBLE if text[0] in _DOUBLE or text[-1] in _DOUBLE else _SINGLE
         return not same.intersection(inner)
     if len(doubles) == 1 and doubles[0] in (0, len(text) - 1):
-        return True
+        return not (text[-1] == '"' and text[-2:-1].isdigit())  # `iPad 12.9"` is a name
     # A spreadsheet's mark of a text, `'00123`; `'t Hof` is a name, and a name may end with an apostrophe.
     return text[0] in _SINGLE and not _SINGLE.intersection(text[1:]) and " " not in text

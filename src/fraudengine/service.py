@@ -111,6 +111,7 @@ class Screener:
         )
         self._key_watch = parts.key_watch
         self._looked_for: CardKey | None = None  # the key with which the entries of lists were compared last
+        self._looked_at = 0  # the generation of the lists then
         self._lost_entries = ""
         self.list_admin = None
         if parts.lists is not None:
@@ -395,7 +396,7 @@ class Screener:
                 await asyncio.to_thread(self.data.reload_if_changed)
                 if self._key_watch is not None:
                     self.card_key = await asyncio.to_thread(self._key_watch.current)
-                if self._looked_for is not self.card_key:
+                if self._looked_for is not self.card_key or (self._lost_entries and self._lists_changed()):
                     await asyncio.to_thread(self._look_for_lost_entries)
                 await self._look_after_lists()
                 if time.monotonic() >= self._persist_at:
@@ -431,10 +432,14 @@ class Screener:
             await asyncio.to_thread(self._upkeep.write)
         await asyncio.to_thread(self.list_store.checkpoint_if_due)
 
+    def _lists_changed(self) -> bool:
+        return self.list_store is not None and self.list_store.generation.cell[0] != self._looked_at
+
     def _look_for_lost_entries(self) -> None:
         """Compares the keys of listed cards with those that are live; waits for the disk."""
         key = self.card_key
         if self.list_store is not None:
+            self._looked_at = self.list_store.generation.cell[0]
             try:
                 with ListReader(self.list_store.path) as reader:
                     self._lost_entries = entries_not_found(reader.entries_by_key(self.list_store.clock_us()), key)
